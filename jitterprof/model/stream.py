@@ -1,0 +1,47 @@
+"""The crash-safe files of a session that is still being recorded: layouts shared by their writers and the store.
+
+`events.stream`: batches, each a BATCH_HEADER and then `count` records of EVENT_DTYPE. A torn last batch is dropped.
+`requests.N.stream`, `tokens.N.stream`: one file per worker thread, preallocated, mmap'ed by the worker: a header of one
+page and then rows of ROW_WORDS int64. A row is complete when its END word is not zero; the kernel keeps the pages of a
+killed process, so the file is readable up to its last complete row.
+"""
+
+import struct
+
+import numpy as np
+
+#: magic, count, crc32 of the payload, reserved
+BATCH_HEADER = struct.Struct("<4sIII")
+BATCH_MAGIC = b"JPEV"
+
+ROW_PAGE = 4096
+ROW_MAGIC = b"JPRQ"
+#: magic, layout version, worker, tid, kind (model.request.Kind), capacity in rows
+ROW_HEADER = struct.Struct("<4sIiiiq")
+ROW_VERSION = 1
+ROW_WORDS = 8
+#: Words of a row. SEQ: position in the arrival schedule, unique within a phase (for a token: its index in the request).
+#: CPUS = cpu_start | cpu_end << 16. STATE = status | phase << 8 (model.request). PARENT: the request's SEQ for a token.
+#: SEQ of requests in phase MEASURED is what the request table calls `seq`.
+WORD_INTENDED, WORD_START, WORD_END, WORD_CPUS, WORD_STATE, WORD_SHAPE, WORD_SEQ, WORD_PARENT = range(ROW_WORDS)
+
+#: gc.stream: rows of model.request.GC_DTYPE appended as raw bytes.
+#: clocks.N.stream: per row of requests.N.stream two snapshots of the worker's state clock (CLOCK_WORDS u64 each).
+CLOCK_ROW = np.dtype([("begin", "<u8", 24), ("end", "<u8", 24)])
+
+#: procfs.stream: what the fallback measured for one request (probe mode "procfs"), appended in row order per worker.
+#: cpu_ns: thread CPU time; run_delay_ns: from schedstat; counts of context switches and faults. All deltas over the
+#: request, read outside its timed window.
+PROCFS_ROW = np.dtype(
+    [
+        ("seq", "<i8"),
+        ("tid", "<i4"),
+        ("phase", "<i4"),
+        ("cpu_ns", "<i8"),
+        ("run_delay_ns", "<i8"),
+        ("nvcsw", "<i4"),
+        ("nivcsw", "<i4"),
+        ("minflt", "<i4"),
+        ("majflt", "<i4"),
+    ]
+)
