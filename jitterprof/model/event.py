@@ -40,8 +40,8 @@ class EventKind(IntEnum):
     OCCUPY = 3
     #: Victim `tid` is being woken by `other` (the task current on `cpu`). flags: Context of the waker, in which
     #: case `other` is only whoever was interrupted.
-    #: a = the victim's (previous) CPU | occupant tid of that CPU << 32. b = by context: irq number, softirq vector,
-    #: function of the work item a kworker is executing, else 0.
+    #: a = the victim's (previous) CPU | occupant tid of that CPU << 32. b = by context: irq number, softirq
+    #: vector, Vector, or in task context the function of the work item that a kworker is executing, else 0.
     WAKING = 4
     #: Victim `tid` is now on the run queue of CPU (a & 0xffffffff), whose occupant is a >> 32. Also for new threads.
     WAKEUP = 5

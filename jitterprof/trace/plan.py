@@ -1,0 +1,111 @@
+"""What of the catalogue this kernel can run: which functions to attach, with which offsets, and what is missing why."""
+
+import platform
+from dataclasses import dataclass
+
+from jitterprof.errors import ProbeUnavailable
+from jitterprof.model.run import ProbeStatus
+from jitterprof.trace.btf import Btf
+from jitterprof.trace.catalog import CORE_NEEDS, CORE_USES, PROBES, STEAL_USES, Attachment, Offset, Probe
+
+# Where `current`'s saved registers hold the system call and its first argument, by machine.
+_REGISTERS = {
+    "x86_64": (("pt_regs", "orig_ax"), ("pt_regs", "di")),
+    "aarch64": (("pt_regs", "syscallno"), ("pt_regs", "regs")),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """`defines`: -D flags. `attachments` in order. `statuses`: one per probe of the catalogue."""
+
+    defines: tuple[str, ...]
+    sources: tuple[str, ...]
+    attachments: tuple[Attachment, ...]
+    statuses: tuple[ProbeStatus, ...]
+
+
+def _define(btf: Btf, offset: Offset) -> tuple[str, ...]:
+    member = btf.member(offset.struct, offset.member)
+    if member is None:
+        return ()
+    defines: tuple[str, ...] = (f"-D{offset.macro}={member.offset}",)
+    if offset.bit:
+        defines += (f"-D{offset.macro.replace('OFF_', 'MASK_')}={1 << member.bit}",)
+    return defines
+
+
+def _here(attachment: Attachment, machine: str) -> bool:
+    return attachment.arch in ("", machine)
+
+
+def _plan_probe(btf: Btf, probe: Probe, machine: str) -> tuple[ProbeStatus, tuple[Attachment, ...], tuple[str, ...]]:
+    defines: tuple[str, ...] = ()
+    for offset in probe.needs:
+        if not (found := _define(btf, offset)):
+            return ProbeStatus(probe.name, "missing", f"this kernel has no {offset.struct}.{offset.member}"), (), ()
+        defines += found
+    absent_members = []
+    for offset in probe.uses:
+        found = _define(btf, offset)
+        defines += found
+        if not found:
+            absent_members.append(f"{offset.struct}.{offset.member}")
+    attachments, absent = [], []
+    for attachment in probe.attachments:
+        if not _here(attachment, machine):
+            continue
+        if btf.tracepoint_arguments(attachment.tracepoint) is not None:
+            attachments.append(attachment)
+        elif attachment.required:
+            return ProbeStatus(probe.name, "missing", f"this kernel has no tracepoint {attachment.tracepoint}"), (), ()
+        else:
+            absent.append(attachment.tracepoint)
+    if not attachments:
+        return ProbeStatus(probe.name, "missing", f"this kernel has none of {', '.join(absent)}"), (), ()
+    # A kernel has one of the two ways to see throttling, so one absent member is not a lack.
+    if absent_members and {"task_struct.throttled", "cfs_rq.throttle_count"} & set(absent_members):
+        absent_members = [name for name in absent_members if name not in ("task_struct.throttled", "cfs_rq.throttle_count")]
+    lacks = absent + absent_members
+    status = ProbeStatus(probe.name, "partial", f"without {', '.join(lacks)}") if lacks else ProbeStatus(probe.name, "on")
+    return status, tuple(attachments), defines
+
+
+def make_plan(btf: Btf, wanted: tuple[str, ...] | None = None, machine: str = "") -> Plan:
+    """Match the catalogue (or the probes named in `wanted`) against a kernel. Raises ProbeUnavailable without `sched`'s
+    basics, since nothing can be explained then."""
+    machine = machine or platform.machine()
+    registers = _REGISTERS.get(machine)
+    if registers is None:
+        raise ProbeUnavailable(f"the probes do not know the machine type {machine}", "x86_64 and aarch64 are supported")
+    defines: list[str] = []
+    for offset in (
+        *CORE_NEEDS,
+        Offset("OFF_REGS_SYSCALL", *registers[0]),
+        Offset("OFF_REGS_ARG0", *registers[1]),
+    ):
+        found = _define(btf, offset)
+        if not found:
+            raise ProbeUnavailable(f"this kernel's BTF has no {offset.struct}.{offset.member}", "")
+        defines += found
+    # Groups of members that are of use only together.
+    for group in (CORE_USES, STEAL_USES):
+        found_all = [_define(btf, offset) for offset in group]
+        if all(found_all):
+            defines += [define for found in found_all for define in found]
+    defines.append(f"-DSWITCH_ARGS={btf.tracepoint_arguments('sched_switch') or 0}")
+    statuses, attachments, sources = [], [], []
+    for probe in PROBES:
+        if wanted is not None and probe.name not in wanted:
+            statuses.append(ProbeStatus(probe.name, "off", "not asked for"))
+            continue
+        status, found_attachments, found_defines = _plan_probe(btf, probe, machine)
+        statuses.append(status)
+        if status.state in ("on", "partial"):
+            attachments += found_attachments
+            defines += found_defines
+            sources.append(probe.source)
+    if "sched.bpf.c" not in sources and (wanted is None or "sched" in wanted):
+        reason = next(status.reason for status in statuses if status.name == "sched")
+        raise ProbeUnavailable(f"the scheduler probe cannot run: {reason}", "")
+    return Plan(tuple(dict.fromkeys(defines)), tuple(sources), tuple(attachments), tuple(statuses))

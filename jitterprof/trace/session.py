@@ -1,0 +1,193 @@
+"""One attached set of probes: load, attach, drain, count losses, detach."""
+
+import ctypes
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from jitterprof.errors import ProbeUnavailable
+from jitterprof.model.cause import Cause
+from jitterprof.model.event import CLOCK_SLOTS, EVENT_DTYPE
+from jitterprof.model.run import ProbeStatus
+from jitterprof.resources import probes_dir
+from jitterprof.trace import bcc_module
+from jitterprof.trace.btf import Btf
+from jitterprof.trace.faults import attach_fault_ends
+from jitterprof.trace.plan import Plan, make_plan
+from jitterprof.trace.ring import Ring
+
+#: 32 MiB is 700,000 records: at the heaviest storm seen (1 M/s) the reader has 0.5 s from the wake-up at a quarter.
+RING_BYTES = 32 << 20
+_PAGE = 4096
+
+#: Names of jp_cpu.count[].
+CPU_COUNTERS = ("hardirqs", "softirqs", "timers", "ipis", "nmis", "switches")
+
+
+@dataclass(frozen=True, slots=True)
+class CpuCounts:
+    """What one CPU's programs counted, matched or not: `lost` and `written` records, the next sequence number, hypervisor
+    steal in ns since attach, and all interrupts by class."""
+
+    cpu: int
+    seq: int
+    lost: int
+    written: int
+    steal_ns: int
+    counts: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    bpf: Any
+    plan: Plan
+    statuses: tuple[ProbeStatus, ...]
+    fds: tuple[int, ...]
+
+
+def possible_cpus(path: Path = Path("/sys/devices/system/cpu/possible")) -> int:
+    """One more than the highest CPU number the kernel may ever use."""
+    return int(path.read_text().strip().split("-")[-1].split(",")[-1]) + 1
+
+
+def _wake_every(ring_bytes: int, cpus: int) -> int:
+    """Records per CPU between wake-ups, a power of two: all CPUs together fill at most a quarter of the ring."""
+    share = ring_bytes // 4 // (EVENT_DTYPE.itemsize + 8) // cpus
+    return 1 << max(share.bit_length() - 1, 6)
+
+
+def _source(plan: Plan) -> str:
+    folder = probes_dir()
+    header = (folder / "include" / "jitterprof.h").read_text()
+    parts = [header]
+    for name in plan.sources:
+        parts.append((folder / name).read_text().replace('#include "jitterprof.h"', f'#line 1 "{name}"'))
+    return "\n".join(parts)
+
+
+class TraceSession:
+    """The probes on one target process, from construction to `close`. All is gone with this process, even by SIGKILL:
+    programs, maps and events are held by file descriptors only.
+
+    `clock_fd`: the mmap-able array of state clocks. Raises ProbeUnavailable when the scheduler probe cannot run.
+    """
+
+    def __init__(
+        self,
+        target_pid: int,
+        *,
+        events: bool = True,
+        ring_bytes: int = RING_BYTES,
+        wanted: tuple[str, ...] | None = None,
+        tick_function: int = 0,
+    ) -> None:
+        plan = make_plan(Btf(), wanted)
+        self._cpus = possible_cpus()
+        fault_end = "memory.bpf.c" in plan.sources
+        flags = [
+            *plan.defines,
+            f"-DTARGET_TGID={target_pid}",
+            f"-DEMIT_EVENTS={int(events)}",
+            f"-DRING_PAGES={ring_bytes // _PAGE}",
+            f"-DWAKE_EVERY={_wake_every(ring_bytes, self._cpus)}",
+            f"-DCPUS={self._cpus}",
+            f"-DTICK_FUNCTION={tick_function}ULL",
+            f"-DFAULT_END={int(fault_end)}",
+            "-Wno-unused-function",
+            "-Wno-unused-variable",
+        ]
+        bpf = bcc_module.compile_program(_source(plan), flags)
+        free = bpf[b"free_slots"]
+        for slot in reversed(range(CLOCK_SLOTS)):
+            free.push(ctypes.c_uint32(slot))
+        self._loaded = self._attach(bpf, plan, target_pid)
+        self.ring = Ring(bpf[b"events"].map_fd, ring_bytes) if events else None
+        self.ring_fd: int = bpf[b"events"].map_fd if events else -1
+        self.clock_fd: int = bpf[b"clocks"].map_fd
+
+    @staticmethod
+    def _attach(bpf: Any, plan: Plan, target_pid: int) -> _Loaded:
+        statuses = {status.name: status for status in plan.statuses}
+        bcc = bcc_module.load()
+        by_probe = _probe_of_function()
+        fds: list[int] = []
+        for attachment in plan.attachments:
+            name = by_probe[attachment.function]
+            if statuses[name].state == "missing":
+                continue
+            try:
+                bpf.attach_raw_tracepoint(tp=attachment.tracepoint.encode(), fn_name=attachment.function.encode())
+            except Exception as error:  # bcc raises bare Exception
+                reason = f"{attachment.tracepoint}: {str(error).splitlines()[0]}"
+                if attachment.required and name == "sched":
+                    raise ProbeUnavailable(
+                        f"the scheduler probe does not attach: {reason}",
+                        "it needs root, or CAP_BPF and CAP_PERFMON, and a kernel that allows eBPF tracing",
+                    ) from error
+                statuses[name] = replace(statuses[name], state="partial", reason=reason)
+        if statuses["memory"].state in ("on", "partial"):
+            try:
+                minor = bpf.load_func(b"on_minor_fault", bcc.BPF.PERF_EVENT)
+                major = bpf.load_func(b"on_major_fault", bcc.BPF.PERF_EVENT)
+                tids = [int(path.name) for path in Path(f"/proc/{target_pid}/task").iterdir()]
+                fds = attach_fault_ends(tids, minor.fd, major.fd)
+            except (ProbeUnavailable, OSError) as error:
+                statuses["memory"] = replace(statuses["memory"], state="partial", reason=str(error))
+        return _Loaded(bpf, plan, tuple(statuses.values()), tuple(fds))
+
+    @property
+    def statuses(self) -> tuple[ProbeStatus, ...]:
+        """One per probe of the catalogue."""
+        return self._loaded.statuses
+
+    def cpu_counts(self) -> tuple[CpuCounts, ...]:
+        """The per-CPU bookkeeping of the programs."""
+        rows = []
+        table = self._loaded.bpf[b"cpus"]
+        for cpu in range(self._cpus):
+            row = table[cpu]
+            steal = row.steal - row.steal_first if row.rq else 0
+            counts = tuple(int(row.count[number]) for number in range(len(CPU_COUNTERS)))
+            rows.append(CpuCounts(cpu, int(row.seq), int(row.lost), int(row.written), int(steal), counts))
+        return tuple(rows)
+
+    def recursion_misses(self) -> int:
+        """How often the kernel skipped one of our programs because it was already running on that CPU."""
+        missed = 0
+        for function in self._loaded.bpf.funcs.values():
+            for line in Path(f"/proc/self/fdinfo/{function.fd}").read_text().splitlines():
+                if line.startswith("recursion_misses:"):
+                    missed += int(line.split()[1])
+        return missed
+
+    def read(self) -> npt.NDArray[np.void]:
+        """All records that are ready (EVENT_DTYPE), in no strict order across CPUs."""
+        if self.ring is None:
+            raise ValueError("this session records no events")
+        return self.ring.read()
+
+    def close(self) -> None:
+        """Detach everything."""
+        for fd in self._loaded.fds:
+            os.close(fd)
+        if self.ring is not None:
+            self.ring.close()
+        self._loaded.bpf.cleanup()
+
+
+def _probe_of_function() -> dict[str, str]:
+    from jitterprof.trace.catalog import PROBES
+
+    return {attachment.function: probe.name for probe in PROBES for attachment in probe.attachments}
+
+
+def hidden_causes(statuses: tuple[ProbeStatus, ...]) -> tuple[Cause, ...]:
+    """Causes that this set of probes cannot show: their time ends as `unknown` or stays in `run`."""
+    from jitterprof.trace.catalog import PROBES
+
+    off = {status.name for status in statuses if status.state in ("missing", "off")}
+    return tuple(cause for probe in PROBES if probe.name in off for cause in probe.causes)

@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/* Threads come, go, are renamed and are signalled. */
+#include "jitterprof.h"
+
+int on_sched_process_fork(struct bpf_raw_tracepoint_args *ctx)
+{
+	void *parent = (void *)ctx->args[0], *child = (void *)ctx->args[1];
+	struct jp_cpu *cpu = this_cpu();
+	u64 ids = task_ids(child);
+	u32 tid = ids;
+
+	/* A reused tid is a new task: name it again. */
+	named.delete(&tid);
+	if (cpu && is_target(ids)) {
+		emit(cpu, bpf_ktime_get_ns(), FORK, 0, tid, task_ids(parent), 0, 0);
+		name_task(cpu, child, ids);
+	}
+	return 0;
+}
+
+int on_sched_process_exit(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct jp_cpu *cpu = this_cpu();
+	u64 ids = bpf_get_current_pid_tgid();
+
+	if (cpu && is_target(ids))
+		emit(cpu, bpf_ktime_get_ns(), EXIT, 0, ids, 0, 0, 0);
+	return 0;
+}
+
+int on_task_rename(struct bpf_raw_tracepoint_args *ctx)
+{
+	void *task = (void *)ctx->args[0];
+	struct jp_cpu *cpu = this_cpu();
+	u64 ids = task_ids(task);
+	u32 tid = ids;
+
+	if (cpu && named.lookup(&tid))
+		emit_name(cpu, task, ids, (void *)ctx->args[1]);
+	return 0;
+}
+
+int on_signal_generate(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct jp_cpu *cpu = this_cpu();
+	u64 ids = task_ids((void *)ctx->args[2]), me;
+
+	if (!cpu || !is_target(ids))
+		return 0;
+	me = bpf_get_current_pid_tgid();
+	emit(cpu, bpf_ktime_get_ns(), SIGNAL, 0, ids, me, ctx->args[0], 0);
+	name_task(cpu, (void *)bpf_get_current_task(), me);
+	return 0;
+}

@@ -1,0 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+#ifndef JP_STUB_LINUX_LOG2_H
+#define JP_STUB_LINUX_LOG2_H
+#endif
