@@ -8,12 +8,14 @@ from jitterprof.model.cause import Cause
 @dataclass(frozen=True, slots=True)
 class Attachment:
     """A raw tracepoint and the BPF function for it. `arch`: only there ("" = everywhere). `required`: the probe is
-    useless without it; otherwise the probe is partial."""
+    useless without it; otherwise the probe is partial, unless `built_out`: a kernel without it does not have the thing
+    itself (an interrupt vector that was not configured)."""
 
     tracepoint: str
     function: str
     required: bool = True
     arch: str = ""
+    built_out: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +46,10 @@ class Probe:
         return f"{self.name}.bpf.c"
 
 
-def _pair(name: str, required: bool = False, arch: str = "x86_64") -> tuple[Attachment, Attachment]:
+def _pair(name: str, arch: str = "x86_64", built_out: bool = False) -> tuple[Attachment, Attachment]:
     return (
-        Attachment(f"{name}_entry", f"on_{name}_entry", required, arch),
-        Attachment(f"{name}_exit", f"on_{name}_exit", required, arch),
+        Attachment(f"{name}_entry", f"on_{name}_entry", False, arch, built_out),
+        Attachment(f"{name}_exit", f"on_{name}_exit", False, arch, built_out),
     )
 
 
@@ -113,13 +115,13 @@ PROBES: tuple[Probe, ...] = (
             *_pair("reschedule"),
             *_pair("call_function"),
             *_pair("call_function_single"),
-            *_pair("irq_work"),
-            *_pair("x86_platform_ipi"),
-            *_pair("thermal_apic"),
-            *_pair("threshold_apic"),
-            *_pair("deferred_error_apic"),
-            *_pair("error_apic"),
-            *_pair("spurious_apic"),
+            *_pair("irq_work", built_out=True),
+            *_pair("x86_platform_ipi", built_out=True),
+            *_pair("thermal_apic", built_out=True),
+            *_pair("threshold_apic", built_out=True),
+            *_pair("deferred_error_apic", built_out=True),
+            *_pair("error_apic", built_out=True),
+            *_pair("spurious_apic", built_out=True),
             *_pair("ipi", arch="aarch64"),
             Attachment("nmi_handler", "on_nmi_handler", required=False, arch="x86_64"),
         ),

@@ -59,7 +59,7 @@ def _plan_probe(btf: Btf, probe: Probe, machine: str) -> tuple[ProbeStatus, tupl
             attachments.append(attachment)
         elif attachment.required:
             return ProbeStatus(probe.name, "missing", f"this kernel has no tracepoint {attachment.tracepoint}"), (), ()
-        else:
+        elif not attachment.built_out:
             absent.append(attachment.tracepoint)
     if not attachments:
         return ProbeStatus(probe.name, "missing", f"this kernel has none of {', '.join(absent)}"), (), ()

@@ -1,0 +1,5 @@
+"""`python -m jitterprof`."""
+
+from jitterprof.cli.app import main
+
+main()

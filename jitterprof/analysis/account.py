@@ -1,0 +1,82 @@
+"""The ledger summed up: per request and class of time, where a class is a cause with a group of culprits."""
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from jitterprof.model.cause import Cause
+from jitterprof.model.ledger import Ledger
+
+_TASK = re.compile(r"(.*)/\d+")
+
+
+@dataclass(frozen=True, slots=True)
+class Classes:
+    """The classes of a ledger. Tasks of one name are one group: "cc1/4711" and "cc1/4712" both belong to "cc1".
+
+    `cause`: uint8[K]; `group`: index into `groups`, int32[K]; `of_piece`: class of each piece, int64[pieces].
+    Class 0 is (run, nobody).
+    """
+
+    cause: npt.NDArray[np.uint8]
+    group: npt.NDArray[np.int32]
+    groups: tuple[str, ...]
+    of_piece: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.cause)
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """Sums over pieces, sorted by (row, class): `row`, `key` (class), `ns`, all int64 of one length."""
+
+    row: npt.NDArray[np.int64]
+    key: npt.NDArray[np.int64]
+    ns: npt.NDArray[np.int64]
+
+
+def group_name(culprit: str) -> str:
+    """The name under which a culprit is added up: a task without its pid, anything else as it is."""
+    match = _TASK.fullmatch(culprit)
+    return match[1] if match else culprit
+
+
+def classify(ledger: Ledger) -> Classes:
+    """Give each piece of `ledger` its class."""
+    groups: dict[str, int] = {"": 0}
+    group_of = np.array([groups.setdefault(group_name(name), len(groups)) for name in ledger.culprits], np.int64)
+    pieces = ledger.pieces
+    code = pieces["cause"].astype(np.int64) * len(groups) + (group_of[pieces["culprit"]] if len(pieces) else 0)
+    run = np.array([Cause.RUN * len(groups)], np.int64)
+    found, of_piece = np.unique(np.concatenate([run, code]), return_inverse=True)
+    # Cause.RUN is 0 and nobody is group 0: their class sorts first.
+    return Classes(
+        (found // len(groups)).astype(np.uint8), (found % len(groups)).astype(np.int32), tuple(groups), of_piece[1:]
+    )
+
+
+def account(ledger: Ledger, classes: Classes) -> Account:
+    """Sum the pieces of each request per class."""
+    code = ledger.pieces["row"] * len(classes) + classes.of_piece
+    order = np.argsort(code, kind="stable")
+    code = code[order]
+    first = np.flatnonzero(np.diff(code, prepend=-1))
+    ns = np.add.reduceat(ledger.pieces["ns"][order], first) if len(first) else np.empty(0, np.int64)
+    return Account(code[first] // len(classes), code[first] % len(classes), ns)
+
+
+def check_closure(requests: npt.NDArray[np.void], ledger: Ledger, rows: npt.NDArray[np.intp]) -> None:
+    """Raise AssertionError where the pieces of one of `rows` do not add up to its response time."""
+    total = np.zeros(len(requests), np.int64)
+    np.add.at(total, ledger.pieces["row"], ledger.pieces["ns"])
+    response = requests["end_ns"][rows] - requests["intended_ns"][rows]
+    open_rows = rows[total[rows] != response]
+    if len(open_rows):
+        row = open_rows[0]
+        raise AssertionError(
+            f"the ledger of {len(open_rows)} requests does not close: request {requests['seq'][row]} has pieces of "
+            f"{total[row]} ns for {requests['end_ns'][row] - requests['intended_ns'][row]} ns"
+        )

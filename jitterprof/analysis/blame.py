@@ -1,0 +1,176 @@
+"""The session's blame table: mean ledger of the spikes minus the ledger of their baselines."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from jitterprof.analysis.account import Account, Classes
+from jitterprof.analysis.chance import chance_shares
+from jitterprof.analysis.distribution import round_to_total
+from jitterprof.analysis.spikes import Population
+from jitterprof.model.cause import Cause
+from jitterprof.model.ledger import Ledger
+
+#: What is shown as it is, and never named as somebody's doing.
+NOT_NAMED = (Cause.RUN, Cause.UNKNOWN)
+#: A cause is named when it has at least this share of the tail's excess, more than chance gives it, and at least this
+#: part of the baseline in each spike it hits.
+NAMED_SHARE = 0.10
+NAMED_PART = 0.05
+#: A class hits a spike when it is at least this part of the spike's excess.
+HIT_PART = 0.05
+#: Culprits with a smaller share of the excess are listed as "others".
+LISTED_SHARE = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class BlameRow:
+    """One line: `excess_ns` is the mean per spike, `share` its part of the mean excess, `requests` the spikes hit.
+
+    `null_share`: the share that chance alone reaches in 1 of 100 shifts; None where it cannot be known.
+    """
+
+    cause: str
+    culprit: str
+    excess_ns: int
+    share: float
+    requests: int
+    null_share: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class BlameTable:
+    """`rows`: named causes, `run` and `unknown`, largest share first. Their shares and `minor_share` add up to 1.
+
+    `minor_*`: causes that are not above chance and noise, together. `excess_ns`: mean excess per spike.
+    """
+
+    rows: tuple[BlameRow, ...]
+    excess_ns: int
+    minor_ns: int
+    minor_share: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Sums:
+    """Per column: excess over all spikes, spikes hit, and the baseline of the spikes hit, summed."""
+
+    excess: npt.NDArray[np.int64]
+    hits: npt.NDArray[np.int64]
+    hit_excess: npt.NDArray[np.int64]
+    hit_baseline: npt.NDArray[np.int64]
+
+
+def blame_table(
+    requests: npt.NDArray[np.void],
+    ledger: Ledger,
+    classes: Classes,
+    totals: Account,
+    population: Population,
+    baselines: npt.NDArray[np.int64],
+) -> BlameTable:
+    """Compare spikes with their baselines, per cause and culprit. Empty where there is no spike."""
+    count = int(population.tail.sum())
+    by_class = _sum_excess(totals, population, baselines, np.arange(len(classes)), len(requests))
+    total = int(by_class.excess.sum())
+    if not count or total <= 0:
+        return BlameTable((), 0, 0, 0.0)
+    causes = len(Cause)
+    by_cause = _sum_excess(totals, population, baselines, classes.cause.astype(np.int64), len(requests))
+    # One pass over the shifts for both levels: a column per cause and one per class that is large enough to be listed.
+    listed = np.flatnonzero(np.abs(by_class.excess) >= LISTED_SHARE * total)
+    cause_null = chance_shares(requests, ledger, classes, population, classes.cause.astype(np.int64))
+    class_columns = np.full(len(classes), -1, np.int64)
+    class_columns[listed] = np.arange(len(listed))
+    class_null = chance_shares(requests, ledger, classes, population, class_columns) if len(listed) else None
+    if cause_null is not None:
+        cause_null = np.concatenate([cause_null, np.zeros(causes - len(cause_null))])
+
+    shares = np.concatenate([by_cause.excess, np.zeros(causes - len(by_cause.excess), np.int64)]) / total
+    named = [
+        Cause(number)
+        for number in range(len(by_cause.excess))
+        if Cause(number) not in NOT_NAMED and _stands_out(by_cause, number, shares[number], cause_null)
+    ]
+    names = _labels(ledger, classes, population, len(requests))
+    entries: list[tuple[str, str, int, int, float | None]] = []
+    for cause in (*NOT_NAMED, *named):
+        of_cause = np.flatnonzero(classes.cause == cause)
+        small = [number for number in of_cause.tolist() if class_columns[number] < 0]
+        for number in of_cause.tolist():
+            if class_columns[number] >= 0:
+                null = None if class_null is None else float(class_null[class_columns[number]])
+                entries.append(
+                    (cause.id, names[number], int(by_class.excess[number]), int(by_class.hits[number]), null)
+                )
+        rest = int(by_class.excess[small].sum())
+        if rest:
+            label = names[small[0]] if len(small) == 1 else f"{len(small)} others"
+            entries.append((cause.id, label, rest, int(by_class.hits[small].max()), None))
+    minor = total - sum(entry[2] for entry in entries)
+    means = round_to_total([*(entry[2] / count for entry in entries), minor / count])
+    rows = [
+        BlameRow(cause_id, culprit, mean, excess / total, hits, null)
+        for (cause_id, culprit, excess, hits, null), mean in zip(entries, means, strict=False)
+    ]
+    rows.sort(key=lambda row: -row.share)
+    return BlameTable(tuple(rows), sum(means), means[-1], minor / total)
+
+
+def _stands_out(sums: _Sums, number: int, share: float, null: npt.NDArray[np.float64] | None) -> bool:
+    above_chance = null is None or share > null[number]
+    per_hit = sums.hit_excess[number] >= NAMED_PART * sums.hit_baseline[number]
+    return bool(share >= NAMED_SHARE and above_chance and sums.hits[number] and per_hit)
+
+
+def _sum_excess(
+    totals: Account,
+    population: Population,
+    baselines: npt.NDArray[np.int64],
+    column: npt.NDArray[np.int64],
+    size: int,
+) -> _Sums:
+    """Sums per column, where `column` maps classes to columns."""
+    columns = int(column.max()) + 1
+    usual = np.zeros((len(baselines), columns), np.int64)
+    np.add.at(usual.T, column, baselines.T)
+    tail = population.tail
+    index = np.full(size, -1, np.int64)
+    index[population.tail_rows] = np.arange(int(tail.sum()))
+    baseline_of = population.baseline[tail]
+    baseline_ns = population.baseline_ns[baseline_of]
+    excess_of = population.response_ns[tail] - baseline_ns
+
+    mine = index[totals.row] >= 0
+    code = index[totals.row[mine]] * columns + column[totals.key[mine]]
+    found, inverse = np.unique(code, return_inverse=True)
+    spent = np.zeros(len(found), np.int64)
+    np.add.at(spent, inverse, totals.ns[mine])
+    spike, where = found // columns, found % columns
+    over = spent - usual[baseline_of[spike], where]
+    hit = (over > 0) & (over >= HIT_PART * excess_of[spike])
+    excess = np.zeros(columns, np.int64)
+    np.add.at(excess, where, spent)
+    excess -= usual[baseline_of].sum(axis=0)
+    hit_excess, hit_baseline = np.zeros(columns, np.int64), np.zeros(columns, np.int64)
+    np.add.at(hit_excess, where[hit], over[hit])
+    np.add.at(hit_baseline, where[hit], baseline_ns[spike[hit]])
+    return _Sums(excess, np.bincount(where[hit], minlength=columns), hit_excess, hit_baseline)
+
+
+def _labels(ledger: Ledger, classes: Classes, population: Population, size: int) -> list[str]:
+    """What to call each class: its only culprit in the spikes by full name, several tasks by name and number."""
+    in_tail = np.zeros(size, bool)
+    in_tail[population.tail_rows] = True
+    pieces = np.flatnonzero(in_tail[ledger.pieces["row"]])
+    pairs = np.unique(np.stack([classes.of_piece[pieces], ledger.pieces["culprit"][pieces]], axis=1), axis=0)
+    labels = []
+    for number in range(len(classes)):
+        members = pairs[pairs[:, 0] == number, 1].tolist()
+        group = classes.groups[classes.group[number]]
+        if len(members) == 1:
+            labels.append(ledger.culprits[members[0]])
+        else:
+            labels.append(f"{group} ({len(members)} tasks)" if members else group)
+    return labels

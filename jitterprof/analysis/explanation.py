@@ -1,0 +1,230 @@
+"""Why the slow requests were slow: the answer that every exporter shows."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from jitterprof.analysis import health
+from jitterprof.analysis.account import Account, Classes, account, check_closure, classify
+from jitterprof.analysis.blame import BlameRow, BlameTable, blame_table
+from jitterprof.analysis.distribution import quantiles
+from jitterprof.analysis.health import HealthReport
+from jitterprof.analysis.spikes import Population, baseline_ledgers, excess_by_class, select
+from jitterprof.errors import SpecError
+from jitterprof.model.cause import CAUSE_IDS, Cause
+from jitterprof.model.ledger import Ledger
+from jitterprof.model.run import Manifest, Quantiles
+from jitterprof.store import Run
+
+#: Confidence in a spike's top cause: `high` needs at least this part of the excess in the top cause, at most this part
+#: unknown, and at most this part of the top cause billed by calibration; `low` is what fails the second set of bounds,
+#: has no baseline of its own shape, or has `unknown` on top.
+HIGH_TOP, HIGH_UNKNOWN, HIGH_CALIBRATED = 0.5, 0.1, 0.5
+LOW_TOP, LOW_UNKNOWN, LOW_CALIBRATED = 0.3, 0.3, 0.9
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """What was recorded. `hz` is None where the kernel's build options are not readable."""
+
+    workload: str
+    backend: str
+    device: str
+    arm: str
+    kernel: str
+    hz: int | None
+    started_ns: int
+    duration_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one cause and culprit took of a request on one CPU and thread. `calibrated_ns` <= `ns`."""
+
+    cause: str
+    culprit: str
+    cpu: int
+    tid: int
+    ns: int
+    calibrated_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Spike:
+    """One explained request; `ledger` sums to `response_ns`, largest part first."""
+
+    seq: int
+    intended_start_ns: int
+    start_ns: int
+    end_ns: int
+    response_ns: int
+    baseline_ns: int
+    excess_ns: int
+    top_cause: str
+    top_culprit: str
+    confidence: str
+    ledger: tuple[Part, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """`spikes`: the slowest `top` of `spike_count`, or the one request that was asked for. A spike is a request above
+    `threshold_ns`: the session's p99, or `slo_ns` where one is given."""
+
+    session: Session
+    latency: Quantiles
+    threshold_ns: int
+    slo_ns: int | None
+    spike_count: int
+    blame: BlameTable
+    spikes: tuple[Spike, ...]
+    health: HealthReport
+
+    @property
+    def causes(self) -> tuple[BlameRow, ...]:
+        """Rows of the blame table."""
+        return self.blame.rows
+
+
+def explain(
+    run: Run, ledger: Ledger, slo_ns: int | None = None, top: int = 10, request: int | None = None
+) -> Explanation:
+    """Explain the spikes of `run`. `ledger`: rows are indices into `run.requests`. `slo_ns`: default the session's own.
+
+    `request`: explain that one `seq` instead of the `top` slowest. Raises SpecError for a `request` that is not there,
+    AssertionError for a ledger that does not add up.
+    """
+    slo_ns = run.manifest.spec.slo_ns if slo_ns is None else slo_ns
+    requests = run.requests
+    population = select(requests, slo_ns)
+    check_closure(requests, ledger, population.rows)
+    classes = classify(ledger)
+    totals = account(ledger, classes)
+    baselines = baseline_ledgers(population, totals, classes, len(requests))
+    blame = blame_table(requests, ledger, classes, totals, population, baselines)
+    latency = quantiles(population.response_ns)
+    tail = np.flatnonzero(population.tail)
+    chosen = tail[np.argsort(-population.response_ns[tail], kind="stable")][: max(0, top)]
+    if request is not None:
+        chosen = np.flatnonzero(requests["seq"][population.rows] == request)
+        if not len(chosen):
+            seqs = requests["seq"][population.rows]
+            known = f"{seqs.min()} to {seqs.max()}" if len(seqs) else "none"
+            raise SpecError(f"there is no measured request {request}", f"this session has requests {known}")
+    return Explanation(
+        _session(run.manifest),
+        latency,
+        population.threshold_ns,
+        slo_ns,
+        len(tail),
+        blame,
+        tuple(_spikes(requests, ledger, classes, totals, population, baselines, chosen)),
+        health.report(run, ledger, population, latency, blame, slo_ns),
+    )
+
+
+def _spikes(
+    requests: npt.NDArray[np.void],
+    ledger: Ledger,
+    classes: Classes,
+    totals: Account,
+    population: Population,
+    baselines: npt.NDArray[np.int64],
+    chosen: npt.NDArray[np.intp],
+) -> list[Spike]:
+    wanted = np.zeros(len(requests), bool)
+    wanted[population.rows[chosen]] = True
+    kept = np.flatnonzero(wanted[ledger.pieces["row"]])
+    kept = kept[np.argsort(ledger.pieces["row"][kept], kind="stable")]
+    pieces, keys = ledger.pieces[kept], classes.of_piece[kept]
+    spikes = []
+    for index in chosen.tolist():
+        row = int(population.rows[index])
+        mine = slice(*np.searchsorted(pieces["row"], [row, row + 1]))
+        number = population.baseline[index]
+        excess = excess_by_class(totals, population, baselines, index)
+        cause, culprit, confidence = _top(
+            pieces[mine], keys[mine], ledger.culprits, classes, excess, bool(population.matched[number])
+        )
+        response, baseline = int(population.response_ns[index]), int(population.baseline_ns[number])
+        at = requests[row]
+        spikes.append(
+            Spike(
+                int(at["seq"]),
+                int(at["intended_ns"]),
+                int(at["start_ns"]),
+                int(at["end_ns"]),
+                response,
+                baseline,
+                response - baseline,
+                cause,
+                culprit,
+                confidence,
+                _parts(pieces[mine], ledger.culprits),
+            )
+        )
+    return spikes
+
+
+def _top(
+    pieces: npt.NDArray[np.void],
+    keys: npt.NDArray[np.int64],
+    culprits: tuple[str, ...],
+    classes: Classes,
+    excess: npt.NDArray[np.int64],
+    matched: bool,
+) -> tuple[str, str, str]:
+    """Cause with the largest excess over all its culprits, its largest culprit, and the confidence in the two."""
+    by_cause = np.zeros(len(Cause), np.int64)
+    np.add.at(by_cause, classes.cause, excess)
+    top = int(by_cause.argmax())
+    total = int(excess.sum())
+    calibrated = int(pieces["calibrated_ns"][pieces["cause"] == top].sum())
+    of_top = np.flatnonzero(classes.cause == top)
+    group = of_top[excess[of_top].argmax()]
+    members = pieces[keys == group]
+    spent = np.bincount(members["culprit"], members["ns"].astype(np.float64))
+    culprit = culprits[int(spent.argmax())] if len(members) else ""
+    confidence = "low"
+    if total > 0 and matched and top != Cause.UNKNOWN:
+        share, unknown = by_cause[top] / total, by_cause[Cause.UNKNOWN] / total
+        billed = calibrated / max(1, int(by_cause[top]))
+        if share >= HIGH_TOP and unknown <= HIGH_UNKNOWN and billed <= HIGH_CALIBRATED:
+            confidence = "high"
+        elif share >= LOW_TOP and unknown <= LOW_UNKNOWN and billed <= LOW_CALIBRATED:
+            confidence = "medium"
+    return CAUSE_IDS[top], culprit, confidence
+
+
+def _parts(pieces: npt.NDArray[np.void], culprits: tuple[str, ...]) -> tuple[Part, ...]:
+    sums: dict[tuple[int, int, int, int], tuple[int, int]] = {}
+    columns = ("cause", "culprit", "cpu", "tid", "ns", "calibrated_ns")
+    for cause, culprit, cpu, tid, ns, calibrated in zip(*(pieces[name].tolist() for name in columns), strict=True):
+        before = sums.get((cause, culprit, cpu, tid), (0, 0))
+        sums[cause, culprit, cpu, tid] = (before[0] + ns, before[1] + calibrated)
+    ordered = sorted(sums.items(), key=lambda entry: -entry[1][0])
+    return tuple(
+        Part(CAUSE_IDS[cause], culprits[culprit], cpu, tid, ns, calibrated)
+        for (cause, culprit, cpu, tid), (ns, calibrated) in ordered
+    )
+
+
+def _session(manifest: Manifest) -> Session:
+    kernel = manifest.environment.get("kernel", "")
+    facts: Mapping[str, object] = kernel if isinstance(kernel, Mapping) else {"release": kernel}
+    hz = facts.get("hz", manifest.environment.get("hz"))
+    if isinstance(hz, Mapping):
+        hz = hz.get("value")
+    start, end = manifest.window_ns
+    return Session(
+        manifest.spec.workload,
+        manifest.spec.backend,
+        manifest.spec.device,
+        manifest.arm,
+        str(facts.get("release", "")),
+        int(hz) if isinstance(hz, int | str) and str(hz).isdigit() else None,
+        manifest.started_ns,
+        end - start,
+    )

@@ -1,0 +1,202 @@
+"""Interval algebra on columns: the segments that threads' time is cut into, and how to cut and collect them.
+
+All cuts keep the total: a cut replaces a segment by pieces that cover exactly the same nanoseconds.
+"""
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+import numpy.typing as npt
+
+Ints = npt.NDArray[np.int64]
+Rows = npt.NDArray[np.void]
+
+
+class Role(IntEnum):
+    """How a thread relates to its CPU: interrupts there hit it only while it runs or waits in the run queue."""
+
+    OFF = 0
+    RUNNING = 1
+    WAITING = 2
+
+
+#: One state of one thread. `thread`: index into the timeline's tids. `cpu`: -1 for none. `code`: culprits.CulpritCode;
+#: `note`: 1 + the system call that belongs to the culprit's name, `via`: the lock holder whose state this is (0: no).
+#: `tid`: whose state it is. `wait`: index into the timeline's table of blocked spans, -1 for none.
+SEGMENT_DTYPE = np.dtype(
+    [
+        ("thread", "<i4"),
+        ("cpu", "<i4"),
+        ("start", "<i8"),
+        ("end", "<i8"),
+        ("code", "<i8"),
+        ("tid", "<i4"),
+        ("via", "<i4"),
+        ("note", "<i4"),
+        ("wait", "<i4"),
+        ("cause", "u1"),
+        ("role", "u1"),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Intervals:
+    """Intervals [start, end) in groups (a CPU or a thread): sorted by (group, start) and disjoint within a group.
+
+    `row`: where each came from, an index that the maker of the intervals chooses.
+    """
+
+    group: Ints
+    start: Ints
+    end: Ints
+    row: Ints
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+
+def intervals(group: Ints, start: Ints, end: Ints) -> Intervals:
+    """Sort by (group, start), clip what overlaps its predecessor, drop what is empty. `row` = the index given."""
+    row = np.lexsort((end, start, group))
+    group, start, end = group[row], start[row], end[row]
+    if len(row):
+        # The latest end so far within the group: groups are shifted apart so that one running maximum does for all.
+        lowest, span = _extent(start, end)
+        rank = np.concatenate([[0], np.cumsum(np.diff(group) != 0)])
+        reach = np.maximum.accumulate((end - lowest) + rank * span) - rank * span + lowest
+        before = np.concatenate([[lowest], reach[:-1]])
+        same = np.concatenate([[False], group[1:] == group[:-1]])
+        start = np.where(same, np.maximum(start, before), start)
+    keep = start < end
+    return Intervals(group[keep], start[keep], end[keep], row[keep])
+
+
+def union(group: Ints, start: Ints, end: Ints) -> Intervals:
+    """The union within each group. Empty intervals count as points and are kept. `row` numbers the result."""
+    order = np.lexsort((end, start, group))
+    group, start, end = group[order], start[order], end[order]
+    if not len(start):
+        return Intervals(group, start, end, order)
+    lowest, span = _extent(start, end)
+    rank = np.concatenate([[0], np.cumsum(np.diff(group) != 0)])
+    reach = np.maximum.accumulate((end - lowest) + rank * span)
+    opens = np.concatenate([[True], (start[1:] - lowest) + rank[1:] * span > reach[:-1]])
+    first = np.flatnonzero(opens)
+    last = np.concatenate([first[1:] - 1, [len(start) - 1]])
+    ends = reach[last] - rank[last] * span + lowest
+    return Intervals(group[first], start[first], ends, np.arange(len(first)))
+
+
+def _extent(*times: Ints) -> tuple[int, int]:
+    lowest = min(int(column.min()) for column in times if len(column))
+    highest = max(int(column.max()) for column in times if len(column))
+    return lowest, highest - lowest + 2
+
+
+class Finder:
+    """Looks up times in grouped, sorted columns: one key per (group, time)."""
+
+    __slots__ = ("_groups", "_keys", "_lowest", "_span")
+
+    def __init__(self, group: Ints, time: Ints) -> None:
+        """`group`, `time`: sorted by (group, time)."""
+        self._groups = np.unique(group)
+        self._lowest, self._span = _extent(time) if len(time) else (0, 2)
+        if len(self._groups) and self._span > np.iinfo(np.int64).max // (len(self._groups) + 2):
+            raise OverflowError(f"{len(self._groups)} groups over {self._span} ns do not fit one key")
+        self._keys = self._key(group, time)
+
+    def _key(self, group: Ints, time: Ints) -> Ints:
+        rank = np.searchsorted(self._groups, group)
+        # Times outside the table sort before or after all times of their group.
+        offset = np.clip(time - self._lowest, -1, self._span - 2) + 1
+        key: Ints = rank * (self._span + 1) + offset
+        return key
+
+    def _absent(self, group: Ints) -> npt.NDArray[np.bool_]:
+        rank = np.minimum(np.searchsorted(self._groups, group), max(len(self._groups) - 1, 0))
+        if not len(self._groups):
+            return np.ones(len(group), bool)
+        absent: npt.NDArray[np.bool_] = self._groups[rank] != group
+        return absent
+
+    def after(self, group: Ints, time: Ints) -> Ints:
+        """Index of the first entry with entry time > time; past the group's last entry where there is none."""
+        # An absent group has no entries: every search in it lands where the group would be.
+        time = np.where(self._absent(group), self._lowest - 1, time)
+        return np.searchsorted(self._keys, self._key(group, time), "right").astype(np.int64)
+
+    def at_or_after(self, group: Ints, time: Ints) -> Ints:
+        """Index of the first entry with entry time >= time; past the group's last entry where there is none."""
+        beyond = time - self._lowest > self._span - 2
+        time = np.where(self._absent(group), self._lowest - 1, time)
+        side = np.searchsorted(self._keys, self._key(group, time), "left")
+        past = np.searchsorted(self._keys, self._key(group, time), "right")
+        return np.where(beyond & ~self._absent(group), past, side).astype(np.int64)
+
+
+def overlapping(group: Ints, start: Ints, end: Ints, among: Intervals) -> tuple[Ints, Ints]:
+    """For each query [start, end) the index of the first interval that reaches past its start, and how many overlap."""
+    first = Finder(among.group, among.end).after(group, start)
+    beyond = Finder(among.group, among.start).at_or_after(group, end)
+    return first, np.maximum(beyond - first, 0)
+
+
+def ragged(first: Ints, count: Ints) -> tuple[Ints, Ints]:
+    """Flatten ranges: (which range, index) for `count[i]` indices from `first[i]` on."""
+    owner = np.repeat(np.arange(len(count)), count)
+    within = np.arange(len(owner)) - np.repeat(np.cumsum(count) - count, count)
+    return owner, first[owner] + within
+
+
+def cut(segments: Rows, group: Ints, among: Intervals) -> tuple[Rows, Ints]:
+    """Cut segments at the edges of the intervals of their group; -1 = leave it whole.
+
+    Returns the pieces in order, and for each the index of the interval that it lies in (-1: in none).
+    """
+    eligible = np.flatnonzero(group >= 0)
+    if not len(eligible) or not len(among):
+        return segments, np.full(len(segments), -1)
+    first = np.zeros(len(segments), np.int64)
+    count = np.zeros(len(segments), np.int64)
+    first[eligible], count[eligible] = overlapping(
+        group[eligible], segments["start"][eligible], segments["end"][eligible], among
+    )
+    if not count.any():
+        return segments, np.full(len(segments), -1)
+    owner, step = ragged(np.zeros(len(segments), np.int64), 2 * count + 1)
+    pieces = segments[owner]
+    inside = step % 2 == 1
+    # Odd steps lie in interval first + step // 2; even ones between that interval's predecessor and itself.
+    here = np.minimum(first[owner] + step // 2, len(among) - 1)
+    begins = np.maximum(pieces["start"], among.start[here])
+    ends = np.minimum(pieces["end"], among.end[here])
+    previous_end = np.minimum(pieces["end"], among.end[np.maximum(here - 1, 0)])
+    opening = step == 0
+    closing = step == 2 * count[owner]
+    # The closing step comes after the last interval, whose index is one less than `here` before clipping.
+    last_end = np.minimum(pieces["end"], among.end[np.clip(first[owner] + count[owner] - 1, 0, len(among) - 1)])
+    untouched = count[owner] == 0
+    piece_start = np.where(inside, begins, np.where(opening, pieces["start"], previous_end))
+    piece_start = np.where(closing & ~opening, last_end, piece_start)
+    piece_end = np.where(inside, ends, np.where(closing, pieces["end"], begins))
+    pieces["start"] = np.where(untouched, pieces["start"], piece_start)
+    pieces["end"] = np.where(untouched, pieces["end"], piece_end)
+    keep = pieces["start"] < pieces["end"]
+    return pieces[keep], np.where(inside, here, -1)[keep]
+
+
+def collect(group: Ints, start: Ints, end: Ints, segments: Rows, by: str = "thread") -> tuple[Ints, Rows]:
+    """The segments of each window's group within the window, clipped to it: (which window, pieces) in order.
+
+    `segments` are sorted by (group, start) and contiguous per group.
+    """
+    at = Finder(segments[by].astype(np.int64), segments["end"]).after(group, start)
+    beyond = Finder(segments[by].astype(np.int64), segments["start"]).at_or_after(group, end)
+    owner, index = ragged(at, np.where(start < end, np.maximum(beyond - at, 0), 0))
+    pieces = segments[index]
+    pieces["start"] = np.maximum(pieces["start"], start[owner])
+    pieces["end"] = np.minimum(pieces["end"], end[owner])
+    return owner, pieces

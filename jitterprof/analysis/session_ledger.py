@@ -1,0 +1,20 @@
+"""The ledger of a recorded session, from the best evidence it has."""
+
+from jitterprof.analysis.evidence import evidence_of
+from jitterprof.analysis.hidden_cost import bill_hidden_cost
+from jitterprof.analysis.ledger import build_ledger
+from jitterprof.analysis.substitutes import ledger_from_clocks, ledger_from_procfs
+from jitterprof.model.ledger import Ledger
+from jitterprof.store import Run
+
+
+def session_ledger(run: Run) -> Ledger:
+    """One ledger row per measured request of `run`: from events, else from state clocks, else from procfs counters;
+    with none of them every request is `unknown`."""
+    if run.manifest.probe_mode == "clocks" and len(run.clocks):
+        return ledger_from_clocks(run.requests, run.clocks)
+    evidence = evidence_of(run.manifest, run.events, run.gc)
+    if run.manifest.probe_mode == "procfs" and len(run.procfs):
+        return ledger_from_procfs(run.requests, run.procfs, evidence)
+    ledger = build_ledger(run.requests, evidence)
+    return bill_hidden_cost(run.requests, run.events, ledger)[0]

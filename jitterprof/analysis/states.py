@@ -1,0 +1,385 @@
+"""From a thread's own scheduler records to its states: running, queued, blocked, throttled, stopped, unknown."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from jitterprof.analysis.blocking import Blocked, classify, covering, next_end, state_of, stop_codes
+from jitterprof.analysis.culprits import Coder, CulpritKind, Tasks, coded, plain
+from jitterprof.analysis.evidence import FOREVER, Evidence
+from jitterprof.analysis.losses import Anchors, Doubts, Losses, doubts, last_end
+from jitterprof.analysis.segments import SEGMENT_DTYPE, Intervals, Ints, Role, Rows, cut, intervals, union
+from jitterprof.model.cause import Cause
+from jitterprof.model.event import (
+    EVENT_DTYPE,
+    TASK_FROZEN,
+    TASK_STOPPED,
+    TASK_TRACED,
+    EventKind,
+    FaultFlag,
+    OutFlag,
+)
+
+Flags = npt.NDArray[np.bool_]
+_LOW32 = np.uint64(0xFFFFFFFF)
+_QUEUE = (EventKind.WAKING, EventKind.WAKEUP, EventKind.MIGRATE)
+#: EXIT_DEAD, EXIT_ZOMBIE, TASK_DEAD (include/linux/sched.h): the thread will not come back.
+_DEAD = 0x10 | 0x20 | 0x80
+#: Stands before a thread's first record: the beginning of the recording.
+_HEAD = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Episodes:
+    """The spans between a thread's consecutive switches, from the beginning of the recording to its end.
+
+    `records`: the scheduler records of all threads by (thread, ts), a _HEAD before each thread's first. `left`: index
+    in `records` of the switch (or _HEAD) that opens an episode, `limit`: one past the last record that belongs to it.
+    `right`: kind of the switch that ends it (0: the recording ends), `right_cpu`: its CPU. `thread`: index into `tids`.
+    """
+
+    tids: Ints
+    records: Rows
+    left: Ints
+    limit: Ints
+    thread: Ints
+    start: Ints
+    end: Ints
+    right: Ints
+    right_cpu: Ints
+
+    @property
+    def opener(self) -> Rows:
+        """The record that opens each episode."""
+        opener: Rows = self.records[self.left]
+        return opener
+
+
+def find_episodes(evidence: Evidence) -> Episodes:
+    """Sort out the records of every thread that was ever switched in or out."""
+    window = evidence.window
+    switches = evidence.of_kind(EventKind.SWITCH_OUT, EventKind.SWITCH_IN)
+    tids = np.unique(switches["tid"])
+    mine = evidence.of_kind(EventKind.SWITCH_OUT, EventKind.SWITCH_IN, *_QUEUE)
+    mine = mine[np.isin(mine["tid"], tids)]
+    heads = np.zeros(len(tids), EVENT_DTYPE)
+    heads["tid"], heads["ts"], heads["kind"] = tids, window[0], _HEAD
+    records = np.concatenate([heads, mine])
+    records = records[np.argsort(records["tid"], kind="stable")]
+    kind = records["kind"]
+    left = np.flatnonzero((kind == _HEAD) | (kind == EventKind.SWITCH_OUT) | (kind == EventKind.SWITCH_IN))
+    thread = np.searchsorted(tids, records["tid"][left])
+    follows = np.append(left[1:], len(records))[: len(left)]
+    inner = np.append(thread[1:] == thread[:-1], False)[: len(left)]
+    after = records[np.minimum(follows, max(len(records) - 1, 0))]
+    start = records["ts"][left].astype(np.int64)
+    return Episodes(
+        tids=tids.astype(np.int64),
+        records=records,
+        left=left,
+        limit=follows,
+        thread=thread.astype(np.int64),
+        start=start,
+        end=np.where(inner, after["ts"].astype(np.int64), max(window[1], int(start.max(initial=window[0])))),
+        right=np.where(inner, after["kind"], 0).astype(np.int64),
+        right_cpu=np.where(inner, after["cpu"], -1).astype(np.int64),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class States:
+    """`segments`: SEGMENT_DTYPE rows, contiguous from the beginning to the end of the recording for each of `tids`.
+    `doubts`: see losses. `waker`: per blocked span (`segments["wait"]`) the thread that ended it, 0 for none."""
+
+    tids: Ints
+    segments: Rows
+    doubts: Doubts
+    waker: Ints
+
+
+def thread_states(evidence: Evidence, anchors: Anchors, losses: Losses, coder: Coder) -> States:
+    """The states of every victim thread. `anchors` name threads by tid."""
+    episodes = find_episodes(evidence)
+    off, blocked = _off_cpu(episodes, evidence, losses, coder)
+    running, doubt = _running(episodes, evidence, anchors, losses)
+    segments = np.concatenate([running, off])
+    segments = segments[np.lexsort((segments["start"], segments["thread"]))]
+    segments = segments[segments["start"] < segments["end"]]
+    segments["tid"] = episodes.tids[segments["thread"]]
+    segments, at = cut(segments, np.where(segments["role"] == Role.RUNNING, segments["thread"], -1), doubt.hard)
+    _forget(segments, np.flatnonzero(at >= 0))
+    return States(episodes.tids, segments, doubt, blocked.waker)
+
+
+def _forget(segments: Rows, which: Ints) -> None:
+    segments["cause"][which] = Cause.UNKNOWN
+    segments["code"][which] = plain(CulpritKind.LOST)
+    segments["role"][which] = Role.OFF
+    segments["cpu"][which] = -1
+    segments["wait"][which] = -1
+
+
+def _rows(thread: Ints, start: Ints, end: Ints, cause: int | Ints, code: int | Ints) -> Rows:
+    rows = np.zeros(len(thread), SEGMENT_DTYPE)
+    rows["thread"], rows["start"], rows["end"] = thread, start, end
+    rows["cause"], rows["code"], rows["cpu"], rows["wait"] = cause, code, -1, -1
+    return rows
+
+
+# Running.
+
+
+def _running(episodes: Episodes, evidence: Evidence, anchors: Anchors, losses: Losses) -> tuple[Rows, Doubts]:
+    """Stints on a CPU: after a switch-in; and before a first record that is a switch-out, since the beginning."""
+    opener = episodes.opener
+    inferred = (opener["kind"] == _HEAD) & (episodes.right == EventKind.SWITCH_OUT)
+    chosen = np.flatnonzero((opener["kind"] == EventKind.SWITCH_IN) | inferred)
+    inferred = inferred[chosen]
+    right, right_cpu = episodes.right[chosen], episodes.right_cpu[chosen]
+    cpu = np.where(inferred, right_cpu, opener["cpu"][chosen].astype(np.int64))
+    thread, start, end = episodes.thread[chosen], episodes.start[chosen], episodes.end[chosen]
+    consistent = (right == 0) | ((right == EventKind.SWITCH_OUT) & (right_cpu == cpu))
+    rows = _rows(thread, start, end, Cause.RUN, 0)
+    rows["role"], rows["cpu"] = Role.RUNNING, cpu
+
+    known = np.flatnonzero(np.isin(anchors.thread, episodes.tids))
+    mine = Anchors(np.searchsorted(episodes.tids, anchors.thread[known]), anchors.time[known], anchors.cpu[known])
+    faults = _by_thread(evidence.of_kind(EventKind.FAULT), episodes)
+    doubt = doubts(losses, mine, faults, thread, cpu, start, end, inferred, consistent)
+    unended = _unended(episodes, evidence, chosen, faults, mine, losses)
+    return rows, Doubts(doubt.hard, _both(doubt.soft, unended))
+
+
+def _by_thread(records: Rows, episodes: Episodes) -> Intervals:
+    """Interval records of victims by thread index; those without an end are left out. `row`: into `records`."""
+    known = np.flatnonzero(
+        np.isin(records["tid"], episodes.tids)
+        & ((records["kind"] != EventKind.FAULT) | (records["flags"] & FaultFlag.NO_END == 0))
+    )
+    mine = records[known]
+    thread = np.searchsorted(episodes.tids, mine["tid"]).astype(np.int64)
+    spans = intervals(thread, mine["a"].astype(np.int64), mine["ts"].astype(np.int64))
+    return Intervals(spans.group, spans.start, spans.end, known[spans.row])
+
+
+def _unended(
+    episodes: Episodes, evidence: Evidence, stints: Ints, faults: Intervals, anchors: Anchors, losses: Losses
+) -> Intervals:
+    """Ends of stints in a fault or reclaim whose own record is missing because something was lost: which part of the
+    stint was spent in it is not known."""
+    reclaims = _by_thread(evidence.of_kind(EventKind.RECLAIM), episodes)
+    stints = stints[episodes.right[stints] == EventKind.SWITCH_OUT]
+    closing = episodes.records[episodes.limit[stints]]
+    thread, out = episodes.thread[stints], episodes.end[stints]
+    start = np.zeros(0, np.int64)
+    parts: list[tuple[Ints, Ints, Ints]] = [(start, start, start)]
+    for flag, spans in ((OutFlag.IN_FAULT, faults), (OutFlag.IN_RECLAIM, reclaims)):
+        flagged = (closing["flags"] & flag != 0) & (covering(spans, thread, out) < 0)
+        open_end = np.minimum(next_end(spans, thread, out), evidence.window[1])
+        which = np.flatnonzero(flagged & (losses.first(out, np.maximum(open_end, out)) != FOREVER))
+        # A fault's end rules out reclaim too, but not the other way round: reclaim happens inside a fault.
+        begin = last_end(faults, thread[which], out[which], episodes.start[stints[which]])
+        since = anchors.last(thread[which], out[which], begin)
+        parts.append((thread[which], since, out[which]))
+    return union(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def _both(first: Intervals, second: Intervals) -> Intervals:
+    return union(
+        np.concatenate([first.group, second.group]),
+        np.concatenate([first.start, second.start]),
+        np.concatenate([first.end, second.end]),
+    )
+
+
+# Off the CPU.
+
+
+@dataclass(frozen=True, slots=True)
+class _Spans:
+    """Off-CPU episodes: `episode` (index), bounds, and how the thread came out of its sleep: `wake` is where the wait
+    for a CPU begins (== `end`: never), `cpu` the queue that it begins in, `waking` the record (-1: none), `raced`: that
+    record came before the switch-out."""
+
+    episode: Ints
+    start: Ints
+    end: Ints
+    wake: Ints
+    cpu: Ints
+    waking: Ints
+    raced: Flags
+
+
+def _off_cpu(episodes: Episodes, evidence: Evidence, losses: Losses, coder: Coder) -> tuple[Rows, Blocked]:
+    opener = episodes.opener
+    head = opener["kind"] == _HEAD
+    chosen = np.flatnonzero((opener["kind"] == EventKind.SWITCH_OUT) | (head & (episodes.right == EventKind.SWITCH_IN)))
+    out, thread = opener[chosen], episodes.thread[chosen]
+    is_head = head[chosen]
+    state = state_of(out)
+    queued = ~is_head & ((out["flags"] & OutFlag.PREEMPT != 0) | (state == 0))
+    throttled = queued & (out["flags"] & OutFlag.THROTTLED != 0)
+    preempted = queued & ~throttled
+    dead = ~is_head & ~queued & (state & _DEAD != 0)
+    stopped = ~is_head & ~queued & ~dead & (state & (TASK_STOPPED | TASK_TRACED | TASK_FROZEN) != 0)
+    asleep = ~is_head & ~queued & ~dead & ~stopped
+    spans = _wakes(episodes, chosen, preempted, throttled | dead)
+
+    faults = evidence.of_kind(EventKind.FAULT)
+    by_thread = _by_thread(faults, episodes)
+    cover = covering(by_thread, thread, spans.start)
+    cover_row = np.where(cover >= 0, by_thread.row[np.maximum(cover, 0)] if len(by_thread) else -1, -1)
+    woken = spans.waking >= 0
+    waking = episodes.records[np.maximum(spans.waking, 0)]
+    blocked = classify(out, waking, woken, cover_row, faults, evidence, coder)
+
+    cause = np.select(
+        [is_head | dead, throttled, stopped], [Cause.UNKNOWN, Cause.THROTTLED, Cause.STOPPED], blocked.cause
+    )
+    code = np.select(
+        [is_head, dead, throttled, stopped],
+        [
+            np.full(len(out), plain(CulpritKind.UNCOVERED)),
+            np.full(len(out), plain(CulpritKind.EXITED)),
+            coded(CulpritKind.CGROUP, out["tid"]),
+            _stoppers(out, evidence),
+        ],
+        blocked.code,
+    )
+    sleep_from, wait_from = _certain_until(
+        episodes, spans, evidence, losses, by_thread, blocked, asleep, asleep | stopped
+    )
+
+    first = _rows(thread, spans.start, np.minimum(sleep_from, spans.wake), cause, code)
+    first["note"] = np.where(asleep, blocked.note, 0)
+    first["wait"] = np.where(asleep & (blocked.waker > 0), np.arange(len(out)), -1)
+    lost = plain(CulpritKind.LOST)
+    after = _rows(thread, np.clip(sleep_from, spans.start, spans.wake), spans.wake, Cause.UNKNOWN, lost)
+    waits = _waits(
+        episodes, spans, np.minimum(wait_from, spans.end), np.where(preempted, Cause.PREEMPTED, Cause.WAKEUP)
+    )
+    beyond = _rows(thread, np.clip(wait_from, spans.wake, spans.end), spans.end, Cause.UNKNOWN, lost)
+    return np.concatenate([first, after, waits, beyond]), blocked
+
+
+def _stoppers(out: Rows, evidence: Evidence) -> Ints:
+    process = Tasks.of(evidence).process
+    signals = evidence.of_kind(EventKind.SIGNAL)
+    return stop_codes(out, _processes(out["tid"], process), evidence, _processes(signals["tid"], process))
+
+
+def _processes(tid: npt.NDArray[np.uint32], process: Mapping[int, int]) -> Ints:
+    unique, inverse = np.unique(tid, return_inverse=True)
+    return np.array([process.get(one, one) for one in unique.tolist()], np.int64)[inverse]
+
+
+def _wakes(episodes: Episodes, chosen: Ints, preempted: Flags, never: Flags) -> _Spans:
+    """Find for each off-CPU episode where its wait for a CPU begins.
+
+    The first WAKING counts. One that raced the switch-out lies before it, in the stint that it ended; it counts where
+    no later one comes before the thread runs again. Without any, the WAKEUP tells.
+    """
+    records = episodes.records
+    left, limit = episodes.left[chosen], episodes.limit[chosen]
+    start, end = episodes.start[chosen], episodes.end[chosen]
+    kind = records["kind"]
+    waking, waking_found = _first(np.flatnonzero(kind == EventKind.WAKING), left, limit)
+    wakeup, wakeup_found = _first(np.flatnonzero(kind == EventKind.WAKEUP), left, limit)
+    # The record before the switch-out belongs to the stint that it ends, as does every WAKING since the stint's opener.
+    previous = np.where(chosen > 0, episodes.left[np.maximum(chosen - 1, 0)], 0)
+    is_out = kind[left] == EventKind.SWITCH_OUT
+    pending, pending_found = _last(np.flatnonzero(kind == EventKind.WAKING), previous, left)
+    pending_found &= is_out & ~waking_found & ~preempted & ~never
+
+    ts = records["ts"].astype(np.int64)
+    queue = (records["a"] & _LOW32).astype(np.int64)
+    # Of a race, the last placement before the switch-out; it may be followed by others, which move the thread on.
+    placed = np.where(pending_found, np.maximum(left - 1, 0), np.where(waking_found, waking, wakeup))
+    wake = np.select(
+        [never, preempted | pending_found, waking_found, wakeup_found], [end, start, ts[waking], ts[wakeup]], end
+    )
+    cpu = np.where(preempted, records["cpu"][left].astype(np.int64), queue[placed])
+    record = np.where(preempted | never, -1, np.where(waking_found, waking, np.where(pending_found, pending, -1)))
+    return _Spans(chosen, start, end, wake, cpu, record, pending_found)
+
+
+def _first(positions: Ints, left: Ints, limit: Ints) -> tuple[Ints, Flags]:
+    """The first of `positions` between `left` and `limit` (both excluded)."""
+    if not len(positions):
+        return np.zeros(len(left), np.int64), np.zeros(len(left), bool)
+    at = np.searchsorted(positions, left, "right")
+    inside = positions[np.minimum(at, len(positions) - 1)]
+    found = (at < len(positions)) & (inside < limit)
+    return np.where(found, inside, 0), found
+
+
+def _last(positions: Ints, left: Ints, limit: Ints) -> tuple[Ints, Flags]:
+    """The last of `positions` between `left` and `limit` (both excluded)."""
+    if not len(positions):
+        return np.zeros(len(left), np.int64), np.zeros(len(left), bool)
+    at = np.searchsorted(positions, limit, "left") - 1
+    inside = positions[np.maximum(at, 0)]
+    found = (at >= 0) & (inside > left)
+    return np.where(found, inside, 0), found
+
+
+def _certain_until(
+    episodes: Episodes,
+    spans: _Spans,
+    evidence: Evidence,
+    losses: Losses,
+    faults: Intervals,
+    blocked: Blocked,
+    asleep: Flags,
+    sleeps: Flags,
+) -> tuple[Ints, Ints]:
+    """From when on the sleep and the wait of an off-CPU episode are not certain, because a record may be missing.
+
+    A sleeping or waiting thread's next record may come from any CPU, so a loss anywhere counts. `asleep`: blocked;
+    `sleeps`: blocked or stopped, so that a WAKING ends it.
+    """
+    opener = episodes.opener[spans.episode]
+    is_head = opener["kind"] == _HEAD
+    in_sleep = losses.first(spans.start, spans.wake)
+    in_wait = losses.first(spans.wake, spans.end)
+    anywhere = losses.first(spans.start, spans.end)
+    hit = anywhere != FOREVER
+    # A WAKING that is lost takes the waker with it; and one that raced the switch-out is lost before it.
+    since = np.where(sleeps, episodes.start[np.maximum(spans.episode - 1, 0)], spans.start)
+    vanished = sleeps & (spans.waking < 0) & (losses.first(since, spans.end) != FOREVER)
+    unmatched = (episodes.right[spans.episode] == EventKind.SWITCH_OUT) & ~hit
+    fault_end = np.minimum(next_end(faults, episodes.thread[spans.episode], spans.start), evidence.window[1])
+    fault_lost = blocked.doubtful & asleep & (losses.first(spans.start, np.maximum(fault_end, spans.start)) != FOREVER)
+    never_known = vanished | unmatched | (spans.raced & hit)
+    sleep_void = never_known | fault_lost | (is_head & hit) | (asleep & blocked.by_waker & (in_sleep != FOREVER))
+    sleep_from = np.where(sleep_void, spans.start, in_sleep)
+    # After a loss a WAKING may have met a thread that ran already; before a thread's first switch always.
+    doubted = is_head | ((in_sleep != FOREVER) & (spans.start < spans.wake))
+    wait_void = never_known | (doubted & (in_wait != FOREVER))
+    wait_from = np.where(wait_void, spans.wake, in_wait)
+    return sleep_from, wait_from
+
+
+def _waits(episodes: Episodes, spans: _Spans, until: Ints, cause: Ints) -> Rows:
+    """Waits for a CPU, [wake, until), cut where the thread moves to another queue."""
+    records = episodes.records
+    moves = np.flatnonzero(np.isin(records["kind"], (EventKind.WAKEUP, EventKind.MIGRATE)))
+    owner = np.searchsorted(episodes.left[spans.episode], moves, "right") - 1
+    inside = np.maximum(owner, 0)
+    moved_at = records["ts"][moves].astype(np.int64)
+    valid = (owner >= 0) & (moves < episodes.limit[spans.episode][inside])
+    valid &= (moved_at >= spans.wake[inside]) & (moved_at < until[inside])
+    moves, owner, moved_at = moves[valid], owner[valid], moved_at[valid]
+    begins = np.flatnonzero(spans.wake < until)
+    span = np.concatenate([begins, owner])
+    start = np.concatenate([spans.wake[begins], moved_at])
+    cpu = np.concatenate([spans.cpu[begins], (records["a"][moves] & _LOW32).astype(np.int64)])
+    order = np.lexsort((start, span))
+    span, start, cpu = span[order], start[order], cpu[order]
+    same = np.append(span[1:] == span[:-1], False)[: len(span)]
+    end = np.where(same, np.append(start[1:], 0)[: len(span)], until[span])
+    rows = _rows(episodes.thread[spans.episode][span], start, end, cause[span], 0)
+    rows["cpu"], rows["role"] = cpu, Role.WAITING
+    return rows

@@ -1,0 +1,115 @@
+"""The timeline: for every thread of the target one cause at every moment."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from jitterprof.analysis.chain import follow_wakers
+from jitterprof.analysis.culprits import Coder, CulpritKind, plain
+from jitterprof.analysis.evidence import Evidence
+from jitterprof.analysis.losses import Anchors, Losses, find_losses
+from jitterprof.analysis.occupancy import blame_occupants
+from jitterprof.analysis.overlays import paint_interrupts, paint_thread_work
+from jitterprof.analysis.segments import SEGMENT_DTYPE, Intervals, Ints, Role, Rows, collect
+from jitterprof.analysis.states import States, thread_states
+from jitterprof.model.cause import Cause
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """`tids`: the threads, sorted. `segments`: SEGMENT_DTYPE rows by (thread, start), contiguous over `span` for each.
+    `coder` decodes their culprits together with `evidence`."""
+
+    tids: Ints
+    segments: Rows
+    span: tuple[int, int]
+    coder: Coder
+    evidence: Evidence
+
+    def thread(self, tid: Ints) -> Ints:
+        """Index of each tid in `tids`, -1 for threads that were never seen."""
+        if not len(self.tids):
+            return np.full(len(tid), -1)
+        at = np.minimum(np.searchsorted(self.tids, tid), len(self.tids) - 1)
+        return np.where(self.tids[at] == tid, at, -1)
+
+    def pieces(self, tid: Ints, start: Ints, end: Ints) -> tuple[Ints, Rows]:
+        """What each thread did in each window: (index of the window, segments clipped to it), in order."""
+        return collect(self.thread(tid), start, end, self.segments)
+
+
+def build_timeline(requests: npt.NDArray[np.void], evidence: Evidence) -> Timeline:
+    """The timeline of every thread that the scheduler records name, over the recording and all of `requests`.
+
+    `requests`: REQUEST_DTYPE; their edges say where and when a thread ran. Outside the recording, and before a thread's
+    first record, its time is `unknown`.
+    """
+    events, window = evidence.events, evidence.window
+    if len(events):
+        window = (min(window[0], int(events["ts"][0])), max(window[1], int(events["ts"][-1])))
+    evidence = replace(evidence, window=window)
+    lowest = min(window[0], int(requests["intended_ns"].min(initial=window[0])))
+    highest = max(window[1], int(requests["end_ns"].max(initial=window[1])))
+    coder = Coder.of(evidence)
+    if not evidence.sees_scheduling:
+        return Timeline(np.zeros(0, np.int64), np.zeros(0, SEGMENT_DTYPE), (lowest, highest), coder, evidence)
+    losses = find_losses(evidence, *window)
+    states = thread_states(evidence, request_edges(requests), losses, coder)
+    states = _with_steady_threads(states, requests, evidence, losses)
+    segments = _extended(states, window, lowest, highest)
+    segments = blame_occupants(segments, evidence, coder, highest)
+    segments = paint_thread_work(segments, evidence, states.doubts)
+    segments = paint_interrupts(segments, evidence, losses, coder)
+    segments = follow_wakers(segments, states.tids, states.waker)
+    return Timeline(states.tids, segments, (lowest, highest), coder, evidence)
+
+
+def request_edges(requests: npt.NDArray[np.void]) -> Anchors:
+    """The edges of requests (and tokens): moments at which a thread certainly ran its own code. `thread` is its tid."""
+    tid = np.concatenate([requests["tid"], requests["tid"]]).astype(np.int64)
+    time = np.concatenate([requests["start_ns"], requests["end_ns"]])
+    cpu = np.concatenate([requests["cpu_start"], requests["cpu_end"]]).astype(np.int64)
+    order = np.lexsort((time, tid))
+    return Anchors(tid[order], time[order], cpu[order])
+
+
+def _with_steady_threads(states: States, requests: npt.NDArray[np.void], evidence: Evidence, losses: Losses) -> States:
+    """Add the threads that served requests, all on one CPU, without ever being switched: they ran all the time."""
+    if len(losses.anywhere):
+        return states
+    tid, first = np.unique(requests["tid"], return_index=True)
+    steady = []
+    for one, row in zip(tid.tolist(), first.tolist(), strict=True):
+        mine = requests[requests["tid"] == one] if one not in states.tids else requests[:0]
+        cpus = np.unique(np.concatenate([mine["cpu_start"], mine["cpu_end"]]))
+        if len(cpus) == 1 and cpus[0] >= 0:
+            steady.append((one, int(requests["cpu_start"][row])))
+    if not steady:
+        return states
+    added = np.zeros(len(steady), SEGMENT_DTYPE)
+    added["tid"] = [one for one, _ in steady]
+    added["cpu"] = [cpu for _, cpu in steady]
+    added["start"], added["end"] = evidence.window
+    added["cause"], added["role"], added["wait"] = Cause.RUN, Role.RUNNING, -1
+    tids = np.union1d(states.tids, added["tid"].astype(np.int64))
+    segments = np.concatenate([states.segments, added])
+    segments["thread"] = np.searchsorted(tids, segments["tid"])
+    none = np.zeros(0, np.int64)
+    # Nothing was lost, so there are no doubts, whose threads would have to be renumbered.
+    doubts = replace(states.doubts, hard=Intervals(none, none, none, none), soft=Intervals(none, none, none, none))
+    return States(tids, segments, doubts, states.waker)
+
+
+def _extended(states: States, window: tuple[int, int], lowest: int, highest: int) -> Rows:
+    parts = [states.segments]
+    for start, end in ((lowest, window[0]), (window[1], highest)):
+        if start < end:
+            outside = np.zeros(len(states.tids), SEGMENT_DTYPE)
+            outside["thread"], outside["tid"] = np.arange(len(states.tids)), states.tids
+            outside["start"], outside["end"] = start, end
+            outside["cause"], outside["code"] = Cause.UNKNOWN, plain(CulpritKind.UNCOVERED)
+            outside["cpu"], outside["wait"] = -1, -1
+            parts.append(outside)
+    segments = np.concatenate(parts)
+    return segments[np.lexsort((segments["start"], segments["thread"]))]

@@ -1,0 +1,31 @@
+"""`jitterprof demo`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def demo(
+    keep: Annotated[Path | None, typer.Option(help="Keep the session in this run directory.")] = None,
+    json_output: Annotated[bool, typer.Option("--json", help="Print the explanation as one JSON document.")] = False,
+) -> None:
+    """About a minute, no GPU: a small real model, a noisy neighbour that the demo starts itself, and the explanation."""
+    from jitterprof.cli.explain import show
+    from jitterprof.cli.progress import session_progress
+    from jitterprof.experiment.demo import NEIGHBOUR, run_demo
+
+    if not json_output:
+        typer.echo(
+            "jitterprof demo: a small model serves requests on one CPU. Now and then a noisy neighbour, which this demo\n"
+            f"starts itself under the name '{NEIGHBOUR}', takes that CPU for a few milliseconds. Will it be found?\n",
+            err=True,
+        )
+    with session_progress(quiet=json_output) as listen, run_demo(keep, listen) as recording:
+        listen("explaining", None)
+        show(recording.run, top=3, as_json=json_output)
+        if recording.trouble is not None:
+            raise recording.trouble
+    if not json_output:
+        typer.echo("\nThe neighbour has ended and nothing on this host was changed.", err=True)
+        typer.echo("Next: jitterprof run mlp, or your own model: jitterprof run model.onnx", err=True)

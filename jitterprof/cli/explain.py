@@ -1,0 +1,56 @@
+"""`jitterprof explain`."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from jitterprof.store import Run
+
+EXAMPLES = """
+Examples:
+
+  jitterprof explain mlp-20261123-101500.jprof
+
+  jitterprof explain before.jprof --request 4711
+
+  jitterprof explain before.jprof --top 1000 --json > spikes.json
+"""
+
+
+def show(run: "Run", *, top: int, as_json: bool, request: int | None = None, slo_ns: int | None = None) -> None:
+    """Explain a session and print it."""
+    from jitterprof.analysis.explanation import explain as explain_run
+    from jitterprof.analysis.session_ledger import session_ledger
+
+    explanation = explain_run(run, session_ledger(run), slo_ns=slo_ns, top=top, request=request)
+    if as_json:
+        from jitterprof.export.json_document import explanation_document
+
+        json.dump(explanation_document(explanation), sys.stdout, indent=1)
+        sys.stdout.write("\n")
+    else:
+        from jitterprof.export.console import print_explanation
+
+        print_explanation(explanation)
+
+
+def explain(
+    directory: Annotated[Path, typer.Argument(help="A run directory, NAME.jprof.")],
+    request: Annotated[int | None, typer.Option(help="Explain this one request, by its number.")] = None,
+    top: Annotated[int, typer.Option(help="How many of the slowest requests to show.", min=0)] = 10,
+    slo: Annotated[str | None, typer.Option(help="What counts as slow, e.g. 10ms; the session's own by default.")] = None,
+    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")] = False,
+) -> None:
+    """Say why requests of a recorded session were slow."""
+    from jitterprof.store import open_run
+    from jitterprof.units import parse_duration_ns
+
+    slo_ns = None if slo is None else parse_duration_ns(slo)
+    show(open_run(directory), top=top, as_json=json_output, request=request, slo_ns=slo_ns)
+
+
+explain.__doc__ = f"{explain.__doc__}\n\n\b{EXAMPLES}"

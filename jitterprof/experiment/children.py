@@ -1,0 +1,72 @@
+"""Starting our own child processes, and what every one of them does first."""
+
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from jitterprof.experiment.channel import Channel
+
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """A running child. `log`: what it wrote to stderr."""
+
+    process: subprocess.Popen[bytes]
+    channel: Channel
+    log: Path
+
+    def last_words(self) -> str:
+        """The last line it wrote to stderr, or how it ended."""
+        lines = [line for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
+        code = self.process.poll()
+        if code is not None and code < 0:
+            return f"ended by {signal.Signals(-code).name}"
+        return lines[-1].strip() if lines else f"exit code {code}"
+
+    def end(self, timeout_s: float = 5.0) -> None:
+        """Terminate it, and kill it if that takes longer than `timeout_s`."""
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(timeout_s)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        self.channel.close()
+
+
+def start_child(module: str, log: Path, environment: Mapping[str, str]) -> Child:
+    """`python -m module` with one end of a channel , in a session of its own: Ctrl-C reaches the
+    coordinator alone, which then ends the others in order."""
+    ours, theirs = socket.socketpair()
+    number = theirs.fileno()
+    with log.open("wb") as stderr, theirs:
+        process = subprocess.Popen(
+            [sys.executable, "-m", module, str(number), str(os.getpid())],
+            stdin=subprocess.DEVNULL,
+            stdout=stderr,
+            stderr=stderr,
+            env={**os.environ, **environment},
+            pass_fds=(number,),
+            start_new_session=True,
+        )
+    return Child(process, Channel(ours), log)
+
+
+def enter_child() -> Channel:
+    """Called first in a child: it ends with its parent, even when that is killed; returns its end of the channel."""
+    number, parent = int(sys.argv[1]), int(sys.argv[2])
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        sys.exit(0)
+    end = socket.socket(fileno=number)
+    end.set_inheritable(False)
+    return Channel(end)

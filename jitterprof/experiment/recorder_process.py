@@ -1,0 +1,232 @@
+"""The recorder's process: loads the probes, drains the ring to disk, and keeps out of the workload's way."""
+
+import os
+import select
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from jitterprof.errors import JitterprofError
+from jitterprof.experiment.channel import Channel
+from jitterprof.experiment.children import enter_child
+from jitterprof.model.event import EventKind
+from jitterprof.store.streams import EVENT_STREAM, EventStream
+from jitterprof.system.counters import Counters, difference, snapshot
+from jitterprof.system.files import Host
+from jitterprof.system.kallsyms import symbol_addresses
+from jitterprof.system.naming import cgroup_paths, device_names, kernel_symbols
+from jitterprof.system.sampler import Sampler
+from jitterprof.trace.session import CPU_COUNTERS, TraceSession
+
+#: Drain at least this often, so that a kill loses little; the kernel wakes us earlier when a quarter is full.
+DRAIN_S = 1.0
+#: Above this fill at a drain, being quiet is no longer worth the risk of losing records.
+ESCALATE_AT = 0.5
+_TICKS = ("tick_nohz_handler", "tick_sched_timer")
+
+
+@dataclass(slots=True)
+class Drained:
+    """What went by so far. `devices`, `functions`, `groups`: ids to be named at the end."""
+
+    records: int = 0
+    last_seq: dict[int, int] = field(default_factory=dict)
+    devices: set[int] = field(default_factory=set)
+    functions: set[int] = field(default_factory=set)
+    groups: dict[int, str] = field(default_factory=dict)
+    highest_fill: float = 0.0
+    error: str = ""
+
+    def note(self, events: npt.NDArray[np.void], host: Host) -> None:
+        """Collect the ids in a batch; a cgroup is named at once, since it may be gone later."""
+        self.records += len(events)
+        kind = events["kind"]
+        self.devices.update(np.unique(events["other"][kind == EventKind.BLOCK_IO]).tolist())
+        named = (kind == EventKind.VECTOR) | (kind == EventKind.WORK)
+        self.functions.update(np.unique(events["b"][named]).tolist())
+        # In task context the waker's word is the work item that a kworker ran; small numbers are irqs and vectors.
+        wakers = events["b"][(kind == EventKind.WAKING) & (events["flags"] == 0)]
+        self.functions.update(np.unique(wakers).tolist())
+        groups = set(np.unique(events["a"][kind == EventKind.TASK_CGROUP]).tolist()) - self.groups.keys()
+        if groups:
+            self.groups.update(dict.fromkeys(groups, ""))
+            self.groups.update(cgroup_paths(host, groups))
+
+
+def _be_quiet() -> None:
+    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+
+
+def _be_prompt() -> None:
+    # Leaving SCHED_IDLE needs CAP_SYS_NICE; without it we never entered with that problem (root only).
+    os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+
+
+@dataclass(frozen=True, slots=True)
+class _Start:
+    counters: Counters
+    cpu_counts: tuple[tuple[int, ...], ...]
+    steal_ns: tuple[int, ...]
+
+
+class Recorder:
+    """One BPF recording, from attach to the summary."""
+
+    def __init__(self, channel: Channel, pid: int, out: Path, events: bool) -> None:
+        self._channel, self._pid, self._out = channel, pid, out
+        self._host = Host()
+        tick = next(iter(symbol_addresses(self._host, _TICKS).values()), 0)
+        self._session = TraceSession(pid, events=events, tick_function=tick)
+        self._stream = EventStream(out / EVENT_STREAM) if events else None
+        self._drained = Drained()
+        self._escalated = False
+        channel.send(
+            "attached",
+            fd=self._session.clock_fd,
+            with_fd=True,
+            mode="bpf" if events else "clocks",
+            probes=[asdict(status) for status in self._session.statuses],
+        )
+        self._start = self._look()
+
+    def _look(self) -> _Start:
+        rows = self._session.cpu_counts()
+        counters = snapshot(self._host, (self._pid,))
+        return _Start(counters, tuple(row.counts for row in rows), tuple(row.steal_ns for row in rows))
+
+    def drain(self) -> None:
+        """Copy what is ready to the disk. After a write error the rest is counted, not written."""
+        ring = self._session.ring
+        if ring is None or self._stream is None:
+            return
+        fill = ring.filled()
+        self._drained.highest_fill = max(self._drained.highest_fill, fill)
+        if fill > ESCALATE_AT and not self._escalated:
+            self._escalated = True
+            _be_prompt()
+        events = self._session.read()
+        if not len(events) or self._drained.error:
+            return
+        self._drained.note(events, self._host)
+        try:
+            self._stream.write_batch(events)
+        except OSError as error:
+            self._drained.error = f"events could not be written any more: {error.strerror}"
+            self._channel.send("trouble", message=self._drained.error)
+
+    def record(self, stopping: Callable[[], bool]) -> None:
+        """Until the coordinator says stop or goes away."""
+        poll = select.epoll()
+        poll.register(self._channel.fileno(), select.EPOLLIN)
+        if self._session.ring_fd >= 0:
+            poll.register(self._session.ring_fd, select.EPOLLIN)
+        while not stopping():
+            ready = poll.poll(DRAIN_S)
+            self.drain()
+            if any(fd == self._channel.fileno() for fd, _ in ready) and self._channel.receive() is not None:
+                return
+
+    def finish(self) -> None:
+        """Last drain, counters, names; sends the summary."""
+        _be_prompt()
+        end = self._look()
+        rows = self._session.cpu_counts()
+        missed = self._session.recursion_misses()
+        self.drain()
+        self._session.close()
+        if self._stream is not None:
+            self._stream.close()
+        symbols, no_symbols = kernel_symbols(self._host, self._drained.functions - {0})
+        counts = [
+            {name: now[i] - then[i] for i, name in enumerate(CPU_COUNTERS)}
+            for now, then in zip(end.cpu_counts, self._start.cpu_counts, strict=True)
+        ]
+        self._channel.send(
+            "done",
+            records=self._drained.records,
+            lost=sum(row.lost for row in rows),
+            recursion_misses=missed,
+            cpu_seq={str(row.cpu): row.seq - 1 for row in rows if row.seq},
+            symbols={str(address): name for address, name in symbols.items()},
+            no_symbols=no_symbols,
+            devices={f"{device >> 20}:{device & 0xFFFFF}": name for device, name in self._device_names().items()},
+            cgroups={str(number): path for number, path in self._drained.groups.items()},
+            highest_fill=self._drained.highest_fill,
+            escalated=self._escalated,
+            error=self._drained.error,
+            oracles={
+                "begin_ns": self._start.counters.taken_ns,
+                "end_ns": end.counters.taken_ns,
+                "kernel": asdict(difference(self._start.counters, end.counters)),
+                "probes": counts,
+                "steal_ns": [now - then for now, then in zip(end.steal_ns, self._start.steal_ns, strict=True)],
+            },
+            cpu_ns=time.process_time_ns(),
+        )
+
+    def _device_names(self) -> dict[int, str]:
+        return device_names(self._host, self._drained.devices)
+
+
+def _sample(channel: Channel, pid: int, out: Path, stopping: Callable[[], bool]) -> None:
+    """The fallback: the kernel's own counters, window by window."""
+    host = Host()
+    stop = threading.Event()
+    with Sampler(host, (pid,), out / "samples.stream") as sampler:
+        channel.send("attached", mode="procfs", probes=[])
+        before = snapshot(host, (pid,))
+        thread = threading.Thread(target=sampler.run, args=(stop,))
+        thread.start()
+        while not stopping():
+            if channel.receive(DRAIN_S) is not None:
+                break
+        stop.set()
+        thread.join()
+    after = snapshot(host, (pid,))
+    oracles = {"begin_ns": before.taken_ns, "end_ns": after.taken_ns, "kernel": asdict(difference(before, after))}
+    channel.send("done", oracles=oracles, cpu_ns=time.process_time_ns())
+
+
+def _run(channel: Channel, stopping: Callable[[], bool]) -> None:
+    start = channel.receive()
+    assert start is not None
+    pid, out, mode = int(str(start.body["pid"])), Path(str(start.body["out"])), str(start.body["mode"])
+    cpus = start.body["cpus"]
+    assert isinstance(cpus, list)
+    os.sched_setaffinity(0, cpus)
+    if mode == "procfs":
+        _sample(channel, pid, out, stopping)
+        return
+    recorder = Recorder(channel, pid, out, events=mode == "bpf")
+    _be_quiet()
+    recorder.record(stopping)
+    recorder.finish()
+
+
+def main() -> None:
+    """Entry point of `python -m`."""
+    channel = enter_child()
+    stopped: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        _run(channel, lambda: bool(stopped))
+    except JitterprofError as error:
+        channel.send_error(error)
+    except EOFError:
+        sys.exit(0)
+    except Exception:
+        traceback.print_exc()
+        raise
+
+
+if __name__ == "__main__":
+    main()

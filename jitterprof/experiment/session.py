@@ -1,0 +1,390 @@
+"""Records one session: starts the workload and the recorder, watches over both, and closes the run directory."""
+
+import os
+import platform
+import select
+import signal
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from jitterprof.errors import JitterprofError, MeasurementInvalid, ProbeUnavailable
+from jitterprof.experiment.channel import Channel, Message, raise_error
+from jitterprof.experiment.children import Child, start_child
+from jitterprof.load.request_file import progress
+from jitterprof.model.request import Phase
+from jitterprof.model.run import SCHEMA_VERSION, Loss, Manifest, ProbeStatus, Quantiles, RunSpec
+from jitterprof.store import Run, create_run, finish_run, write_manifest
+from jitterprof.system.cpus import allowed_cpus, housekeeping_cpus, smt_siblings
+from jitterprof.system.environment import read_environment
+from jitterprof.system.files import Host
+from jitterprof.system.naming import irq_names, memory_maps
+from jitterprof.system.thread_settings import runtime_environment
+
+#: What a caller hears while it waits: a phase in words, and how far that is (0..1, or None where nobody knows).
+Listener = Callable[[str, float | None], None]
+
+_START_S = 300.0
+_ATTACH_S = 60.0
+_STOP_S = 30.0
+#: The first moments after attaching are not measured: attaching patches kernel text on every CPU.
+_SETTLE_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """A finished session: what is on disk, and why it is not what was asked for, if so."""
+
+    path: Path
+    run: Run
+    trouble: JitterprofError | None = None
+
+
+def _environment(spec: RunSpec) -> dict[str, str]:
+    """What runtimes read before they start: no telemetry thread, no pool larger than asked for."""
+    threads = str(spec.threads)
+    return {
+        "ORT_DISABLE_TELEMETRY": "1",
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "OMP_NUM_THREADS": threads,
+        "MKL_NUM_THREADS": threads,
+        "OPENBLAS_NUM_THREADS": threads,
+        **runtime_environment(spec.settings),
+    }
+
+
+def _await(child: Child, kind: str, timeout_s: float, what: str) -> Message:
+    """The child's next message of this kind. Raises what it reports, or MeasurementInvalid when it ends or hangs."""
+    deadline = time.monotonic() + timeout_s
+    while (left := deadline - time.monotonic()) > 0:
+        try:
+            message = child.channel.receive(left)
+        except EOFError:
+            child.process.wait()
+            raise MeasurementInvalid(f"{what} ended: {child.last_words()}", f"its output is in {child.log}") from None
+        if message is None:
+            break
+        if message.kind == "error":
+            raise_error(message)
+        if message.kind == kind:
+            return message
+    raise MeasurementInvalid(f"{what} did not answer within {timeout_s:.0f} s", f"its output is in {child.log}")
+
+
+def _first_manifest(spec: RunSpec, host: Host) -> Manifest:
+    return Manifest(
+        schema=SCHEMA_VERSION,
+        state="recording",
+        spec=spec,
+        started_ns=time.monotonic_ns(),
+        started_wall=datetime.now(UTC).isoformat(timespec="seconds"),
+        host=platform.node(),
+        environment=read_environment(host).to_json(),
+        irq_names={str(number): name for number, name in irq_names(host).items()},
+    )
+
+
+class _Session:
+    """The two children of one recording, and what they have told so far."""
+
+    def __init__(self, spec: RunSpec, out: Path, listen: Listener) -> None:
+        self.spec, self.out, self.listen = spec, out, listen
+        self.host = Host()
+        self.manifest = _first_manifest(spec, self.host)
+        create_run(out, self.manifest)
+        self.workload = start_child("jitterprof.experiment.workload_process", out / "workload.log", _environment(spec))
+        self.recorder: Child | None = None
+        self.caveats: list[str] = []
+        self.trouble: JitterprofError | None = None
+        self.interrupted = False
+
+    def load_model(self) -> None:
+        """Wait until the model runs."""
+        self.listen(f"loading {self.spec.workload}", None)
+        self.workload.channel.send("load", out=str(self.out))
+        ready = _await(self.workload, "ready", _START_S, "the workload's process")
+        environment = {**self.manifest.environment, "runtime": ready.body["runtime"]}
+        if ready.body["effective"]:
+            environment["settings"] = ready.body["effective"]
+        self.manifest = replace(
+            self.manifest,
+            pids=(int(str(ready.body["pid"])),),
+            shapes=tuple(str(shape) for shape in _list(ready.body["shapes"])),
+            environment=environment,
+        )
+
+    def attach(self) -> int:
+        """Start the recorder in the wanted mode, or in the best one that works; returns the clocks' descriptor or -1."""
+        wanted = self.spec.probes
+        if wanted == "none":
+            self.manifest = replace(self.manifest, observer_pids=(os.getpid(),))
+            return -1
+        modes = ("bpf", "procfs") if wanted == "auto" else (wanted,)
+        self.listen("attaching probes", None)
+        for mode in modes:
+            try:
+                attached = self._attach_as(mode)
+            except ProbeUnavailable as error:
+                if mode == modes[-1]:
+                    raise
+                self.caveats.append(f"no eBPF probes: {error.message}. {error.hint}".strip())
+                continue
+            assert self.recorder is not None
+            self.manifest = replace(
+                self.manifest,
+                probe_mode=mode,
+                observer_pids=(os.getpid(), self.recorder.process.pid),
+                probes=tuple(_status(row) for row in _list(attached.body["probes"])),
+            )
+            write_manifest(self.out, self.manifest)
+            time.sleep(_SETTLE_S)
+            return attached.fd
+        raise AssertionError
+
+    def _attach_as(self, mode: str) -> Message:
+        allowed = allowed_cpus(self.host)
+        cpus = housekeeping_cpus(allowed, self.spec.cpus or allowed, smt_siblings(self.host))
+        self.recorder = start_child("jitterprof.experiment.recorder_process", self.out / "recorder.log", {})
+        self.recorder.channel.send("attach", pid=self.manifest.pids[0], out=str(self.out), mode=mode, cpus=list(cpus))
+        try:
+            return _await(self.recorder, "attached", _ATTACH_S, "the recorder")
+        except JitterprofError:
+            self.recorder.end()
+            self.recorder = None
+            raise
+
+    def measure(self, clocks: int) -> Message | None:
+        """Let the generator run; returns its account, or None when the workload died."""
+        mode = self.manifest.probe_mode
+        self.workload.channel.send(
+            "go", fd=clocks, with_fd=clocks >= 0, procfs=mode == "procfs", snapshots=mode == "clocks"
+        )
+        if clocks >= 0:
+            os.close(clocks)
+        while True:
+            try:
+                message = self._next_message()
+            except KeyboardInterrupt:
+                if self.interrupted:
+                    raise
+                self.interrupted = True
+                self.listen("stopping", None)
+                self.workload.process.send_signal(signal.SIGTERM)
+                continue
+            if message is None:
+                return None
+            if message.kind == "error":
+                raise_error(message)
+            if message.kind == "done":
+                return message
+
+    def _next_message(self) -> Message | None:
+        channels = [child.channel for child in (self.workload, self.recorder) if child is not None]
+        while True:
+            readable: list[Channel] = select.select(channels, [], [], 0.5)[0]
+            for channel in readable:
+                ours = channel is self.workload.channel
+                try:
+                    message = channel.receive(0)
+                except EOFError:
+                    if ours:
+                        self.workload.process.wait()
+                        self.trouble = MeasurementInvalid(
+                            f"the workload's process died: {self.workload.last_words()}",
+                            f"what was recorded until then is in {self.out}",
+                        )
+                        return None
+                    self._recorder_died()
+                    channels.remove(channel)
+                    continue
+                if message is not None and ours:
+                    return message
+                if message is not None:
+                    self._trouble(str(message.body.get("message")))
+            self._tell_progress()
+
+    def _recorder_died(self) -> None:
+        assert self.recorder is not None
+        self.recorder.process.wait()
+        self._trouble(f"the recorder died: {self.recorder.last_words()}; events end there")
+        self.recorder.channel.close()
+        self.recorder = None
+
+    def _trouble(self, text: str) -> None:
+        self.caveats.append(text)
+        self.trouble = self.trouble or MeasurementInvalid(text, f"what was recorded until then is in {self.out}")
+
+    def _tell_progress(self) -> None:
+        at = progress(self.out / "requests.0.stream")
+        if self.interrupted:
+            return
+        if at.phase == Phase.MEASURED:
+            if self.spec.requests is not None:
+                done = min(at.rows / self.spec.requests, 1.0)
+            else:
+                self._measured_from = getattr(self, "_measured_from", at.last_end_ns)
+                done = min((time.monotonic_ns() - self._measured_from) / self.spec.duration_ns, 1.0)
+            self.listen(f"measuring, {at.rows} requests so far", done)
+        elif at.rows:
+            self.listen("warming up" if at.phase == Phase.WARMUP else "measuring the generator's own floor", None)
+
+    def stop_recorder(self) -> Mapping[str, object]:
+        """The recorder's summary; empty without one."""
+        if self.recorder is None:
+            return {}
+        self.listen("closing the recording", None)
+        self.recorder.channel.send("stop")
+        try:
+            return _await(self.recorder, "done", _STOP_S, "the recorder").body
+        except JitterprofError as error:
+            self._trouble(error.message)
+            return {}
+
+    def close(self, result: Message | None, summary: Mapping[str, object]) -> Recording:
+        """The manifest in full, and the streams as tables."""
+        if result is not None:
+            self.manifest = _with_result(self.manifest, result.body)
+            self.caveats += [str(caveat) for caveat in _list(result.body["caveats"])]
+        if summary:
+            self.manifest = _with_summary(self.manifest, summary)
+            if summary.get("error"):
+                self._trouble(str(summary["error"]))
+        cut = self.trouble is not None or self.interrupted
+        if self.interrupted:
+            self.caveats.append("interrupted: the session is shorter than asked for")
+        health = replace(self.manifest.health, cut=cut, caveats=(*self.manifest.health.caveats, *self.caveats))
+        self.manifest = replace(self.manifest, health=health)
+        self.listen("writing tables", None)
+        run = finish_run(self.out, self.manifest)
+        for log in (self.out / "workload.log", self.out / "recorder.log"):
+            if self.trouble is None and log.is_file():
+                log.unlink()
+        return Recording(self.out, run, self.trouble or _invalid(result))
+
+    def end(self) -> None:
+        """No child outlives the session."""
+        for child in (self.workload, self.recorder):
+            if child is not None:
+                child.end()
+
+
+def _invalid(result: Message | None) -> JitterprofError | None:
+    if result is None:
+        return None
+    body = result.body
+    if body["aborted"]:
+        return MeasurementInvalid(f"every request failed: {body['first_error']}", "nothing was measured")
+    if body["saturated"]:
+        offered, most = float(str(body["offered_rate"])), float(str(body["max_rate"]))
+        return MeasurementInvalid(
+            f"saturated: {offered:.4g} requests/s were offered, the workload serves at most {most:.4g}/s here",
+            f"lower the rate to about {0.7 * most:.3g}/s, or add --threads or --workers",
+        )
+    return None
+
+
+def _with_result(manifest: Manifest, body: Mapping[str, object]) -> Manifest:
+    window = [int(str(edge)) for edge in _list(body["window_ns"])]
+    return replace(
+        manifest,
+        window_ns=(window[0], window[1]),
+        worker_tids=tuple(int(str(tid)) for tid in _list(body["tids"])),
+        environment={**manifest.environment, "hygiene": body["hygiene"]},
+        health=replace(
+            manifest.health,
+            floor=_quantiles(body["floor"]),
+            dispatch_lag=_quantiles(body["dispatch_lag"]),
+            achieved_rate=float(str(body["achieved_rate"])),
+            offered_rate=float(str(body["offered_rate"])),
+            saturated=bool(body["saturated"]),
+        ),
+    )
+
+
+def _with_summary(manifest: Manifest, summary: Mapping[str, object]) -> Manifest:
+    oracles = dict(_mapping(summary["oracles"]))
+    oracles["recorder_cpu_ns"] = summary["cpu_ns"]
+    if "records" not in summary:
+        return replace(manifest, oracles=oracles)
+    oracles["records"] = summary["records"]
+    oracles["highest_ring_fill"] = summary["highest_fill"]
+    caveats = []
+    if summary["no_symbols"]:
+        caveats.append(f"kernel functions have no names: {summary['no_symbols']}")
+    if summary["escalated"]:
+        caveats.append("the recorder left its idle priority because the ring was filling up")
+    loss = Loss(ring_full=int(str(summary["lost"])), recursion_misses=int(str(summary["recursion_misses"])))
+    return replace(
+        manifest,
+        symbols=_names(summary["symbols"]),
+        devices=_names(summary["devices"]),
+        cgroups=_names(summary["cgroups"]),
+        cpu_seq={str(cpu): int(str(seq)) for cpu, seq in _mapping(summary["cpu_seq"]).items()},
+        oracles=oracles,
+        health=replace(manifest.health, loss=loss, caveats=(*manifest.health.caveats, *caveats)),
+    )
+
+
+def _list(value: object) -> list[object]:
+    assert isinstance(value, list)
+    return value
+
+
+def _mapping(value: object) -> dict[str, object]:
+    assert isinstance(value, dict)
+    return value
+
+
+def _names(value: object) -> dict[str, str]:
+    return {key: str(name) for key, name in _mapping(value).items()}
+
+
+def _status(value: object) -> ProbeStatus:
+    row = _mapping(value)
+    return ProbeStatus(str(row["name"]), str(row["state"]), str(row["reason"]))
+
+
+def _quantiles(value: object) -> Quantiles:
+    row = _mapping(value)
+    whole = {name: int(str(number)) for name, number in row.items() if name != "mean_ns"}
+    return Quantiles(**whole, mean_ns=float(str(row["mean_ns"])))
+
+
+def record_session(spec: RunSpec, out: Path, listen: Listener = lambda _phase, _done: None) -> Recording:
+    """Record one session into the new directory `out`.
+
+    Raises SpecError, UnsupportedError or BackendUnavailable before anything was measured (`out` is then removed if it
+    holds nothing of worth). Trouble during the measurement is in `Recording.trouble`: the session on disk is valid, and
+    shorter. Ctrl-C ends the session early and in order; a second one aborts.
+    """
+    session = _Session(spec, out, listen)
+    try:
+        try:
+            session.load_model()
+            clocks = session.attach()
+        except BaseException:
+            session.end()
+            _discard(out)
+            raise
+        result = session.measure(clocks)
+        session.manifest = replace(session.manifest, maps=memory_maps(session.host, session.manifest.pids[0]))
+        summary = session.stop_recorder()
+        return session.close(result, summary)
+    finally:
+        session.end()
+
+
+def _discard(out: Path) -> None:
+    """Remove a run directory in which nothing was measured, and nothing else: only files that we make ourselves."""
+    for name in ("manifest.json", "workload.log", "recorder.log", "events.stream", "samples.stream"):
+        (out / name).unlink(missing_ok=True)
+    try:
+        out.rmdir()
+    except OSError:
+        return  # somebody put a file there: not ours to remove
+
+
+__all__ = ["Listener", "Recording", "record_session"]

@@ -1,0 +1,212 @@
+"""`explain` on a terminal: the answer first, then the slowest requests, then how far to trust it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from jitterprof.analysis.blame import NOT_NAMED, BlameRow
+from jitterprof.analysis.distribution import round_to_total
+from jitterprof.analysis.explanation import Explanation, Spike
+from jitterprof.export.words import LOOKS, merge_parts, phrase, sentence
+from jitterprof.units import NS_PER_S, format_ns
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+_NOT_NAMED = tuple(cause.id for cause in NOT_NAMED)
+_BAR_MAX = 60
+
+
+def print_explanation(explanation: Explanation, console: Console | None = None) -> None:
+    """Print `explanation` to `console` (standard output by default), for any width from 60 columns on."""
+    from rich.console import Console
+
+    console = console or Console(highlight=False)
+    _print_header(explanation, console)
+    if not explanation.latency.count:
+        _print_health(explanation, console)
+        return
+    console.print()
+    if explanation.spike_count:
+        _print_blame(explanation, console)
+    else:
+        limit = "the SLO" if explanation.slo_ns is not None else "p99"
+        console.print(f"No request is above {limit} ({format_ns(explanation.threshold_ns)}): nothing to explain.")
+    if explanation.spikes:
+        console.print()
+        _print_spikes(explanation.spikes, console)
+    console.print()
+    _print_health(explanation, console)
+
+
+def _print_header(explanation: Explanation, console: Console) -> None:
+    from rich.text import Text
+
+    session, latency = explanation.session, explanation.latency
+    kernel = f"Linux {session.kernel}" if session.kernel else ""
+    facts = [
+        f"{session.backend} on {session.device}",
+        f"arm {session.arm}" if session.arm else "",
+        f"{latency.count} requests in {session.duration_ns / NS_PER_S:.1f} s",
+        f"{kernel} HZ={session.hz}" if kernel and session.hz else kernel,
+    ]
+    console.print(Text.assemble((session.workload, "bold"), *(f" · {fact}" for fact in facts if fact)))
+    quantiles = (
+        ("p50", latency.p50_ns),
+        ("p90", latency.p90_ns),
+        ("p99", latency.p99_ns),
+        ("p99.9", latency.p99_9_ns),
+        ("max", latency.max_ns),
+    )
+    console.print("   ".join(f"{name} [bold]{format_ns(ns)}[/]" for name, ns in quantiles))
+
+
+def _print_blame(explanation: Explanation, console: Console) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    blame, count = explanation.blame, explanation.spike_count
+    limit = f"SLO of {format_ns(explanation.threshold_ns)}" if explanation.slo_ns is not None else "p99"
+    spikes = "1 request" if count == 1 else f"{count} requests"
+    console.print(
+        f"{spikes} above the {limit}, on average {format_ns(blame.excess_ns)} slower than usual for their shape."
+    )
+    console.print(Text(_verdict(explanation), "bold"))
+    if not blame.rows:
+        return
+    console.print()
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("cause", no_wrap=True)
+    table.add_column("culprit", overflow="fold", max_width=44)
+    for name in ("share", "per spike", "spikes hit", "by chance"):
+        table.add_column(name, justify="right", no_wrap=True)
+    percents = round_to_total([*(100 * row.share for row in blame.rows), 100 * blame.minor_share])
+    for row, percent in zip(blame.rows, percents, strict=False):
+        _add_row(table, row, percent, count)
+    if blame.minor_ns:
+        table.add_row(
+            Text("the rest", "dim"),
+            "not above chance",
+            _percent(blame.minor_share, percents[-1]),
+            format_ns(blame.minor_ns),
+            "",
+            "",
+        )
+    console.print(table)
+
+
+def _add_row(table: Table, row: BlameRow, percent: int, count: int) -> None:
+    from rich.text import Text
+
+    # For time on the CPU or not observed, chance is no alternative explanation.
+    null = (
+        ""
+        if row.null_share is None or row.cause in _NOT_NAMED
+        else f"{max(0.0, row.null_share):.0%}".replace("%", " %")
+    )
+    table.add_row(
+        Text(row.cause, LOOKS[row.cause].colour),
+        Text(row.culprit),
+        _percent(row.share, percent),
+        format_ns(row.excess_ns),
+        f"{row.requests} of {count}",
+        null,
+    )
+
+
+def _verdict(explanation: Explanation) -> str:
+    named = [row for row in explanation.causes if row.cause not in _NOT_NAMED]
+    if named:
+        first = named[0]
+        share = sum(row.share for row in named)
+        more = "" if len(named) == 1 else f"; all named causes together {share:.0%}"
+        return f"{_capital(phrase(first.cause, first.culprit))}: {first.share:.0%} of that{more}.".replace("%", " %")
+    run = sum(row.share for row in explanation.causes if row.cause == "run")
+    where = f" {run:.0%} of that is the request's own running time.".replace("%", " %") if run >= 0.5 else ""
+    return f"No kernel cause stands out.{where}"
+
+
+def _percent(share: float, rounded: int) -> str:
+    return "< 1 %" if rounded == 0 and share > 0 else f"{rounded} %"
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _print_spikes(spikes: tuple[Spike, ...], console: Console) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    title = "Slowest requests" if len(spikes) > 1 else f"Request {spikes[0].seq}"
+    console.print(Text(title, "bold"))
+    grid = Table.grid(padding=(0, 1, 0, 0))
+    grid.add_column(no_wrap=True, justify="right", style="bold")
+    grid.add_column()
+    widest = min(_BAR_MAX, console.width - 14)
+    longest = max(spike.response_ns for spike in spikes)
+    bars = [_cells(spike, max(1, round(widest * spike.response_ns / max(1, longest)))) for spike in spikes]
+    for spike, cells in zip(spikes, bars, strict=True):
+        text = Text(sentence(spike))
+        text.append(f"  usual {format_ns(spike.baseline_ns)}", "dim")
+        if spike.confidence != "high":
+            text.append(f", {spike.confidence} confidence", "dim")
+        grid.add_row(f"#{spike.seq}", text)
+        grid.add_row("", _bar(cells, console))
+    console.print(grid)
+    console.print(_legend(bars, console))
+
+
+def _cells(spike: Spike, width: int) -> list[tuple[str, int]]:
+    """(cause, cells) of a bar of `width` cells; what is too short for one is not in it."""
+    merged = merge_parts(spike.ledger)
+    cells = round_to_total([width * ns / max(1, spike.response_ns) for _, _, ns in merged])
+    return [(cause, length) for (cause, _, _), length in zip(merged, cells, strict=True) if length]
+
+
+def _bar(cells: list[tuple[str, int]], console: Console) -> Text:
+    from rich.text import Text
+
+    bar = Text(no_wrap=True)
+    for cause, length in cells:
+        bar.append(_glyph(cause, console) * length, LOOKS[cause].colour)
+    return bar
+
+
+def _legend(bars: list[list[tuple[str, int]]], console: Console) -> Text:
+    from rich.text import Text
+
+    legend = Text("", "dim")
+    for number, cause in enumerate(dict.fromkeys(cause for cells in bars for cause, _ in cells)):
+        legend.append("   " if number else "")
+        legend.append(_glyph(cause, console), LOOKS[cause].colour)
+        legend.append(f" {cause}")
+    return legend
+
+
+def _glyph(cause: str, console: Console) -> str:
+    plain = console.color_system is None or console.no_color
+    return LOOKS[cause].letter if plain else "█"
+
+
+def _print_health(explanation: Explanation, console: Console) -> None:
+    from rich.padding import Padding
+    from rich.text import Text
+
+    health = explanation.health
+    figures = [
+        f"events lost {health.lost_events}",
+        f"unknown {health.unknown_share:.2%}".replace("%", " %"),
+        f"jitterprof itself {health.observer_share:.2%}".replace("%", " %"),
+    ]
+    if health.floor.count:
+        figures.append(f"generator floor p99.9 {format_ns(health.floor.p99_9_ns)}")
+    if health.dispatch_lag.count:
+        figures.append(f"dispatch lag p99 {format_ns(health.dispatch_lag.p99_ns)}")
+    console.print(Text.assemble(("Health  ", "bold"), " · ".join(figures)))
+    for line in health.caveats:
+        loud = line in health.loud
+        mark = Text("! " if loud else "- ", "bold red" if loud else "dim")
+        console.print(Padding(mark + Text(line, "" if loud else "dim"), (0, 0, 0, 2)))

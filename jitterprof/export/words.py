@@ -1,0 +1,94 @@
+"""Causes in words: the phrase, the letter and the colour of each, and a request as a sum that adds up."""
+
+from dataclasses import dataclass
+
+from jitterprof.analysis.distribution import round_to_total
+from jitterprof.analysis.explanation import Part, Spike
+from jitterprof.model.cause import Cause
+from jitterprof.units import NS_PER_MS, NS_PER_S, NS_PER_US
+
+#: More parts than this make a sentence unreadable; the smallest are then added up.
+PARTS_MAX = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How a cause reads (with and without a culprit) and how its part of a bar looks (with and without colour)."""
+
+    alone: str
+    phrase: str
+    letter: str
+    colour: str
+
+
+LOOKS: dict[str, Look] = {
+    Cause.RUN.id: Look("run", "run", "-", "green"),
+    Cause.HARDIRQ.id: Look("interrupt", "interrupt {}", "h", "bright_red"),
+    Cause.TIMER.id: Look("timer", "timer {}", "t", "bright_magenta"),
+    Cause.IPI.id: Look("ipi", "ipi {}", "i", "magenta"),
+    Cause.SOFTIRQ.id: Look("softirq", "softirq {}", "s", "bright_yellow"),
+    Cause.NMI.id: Look("nmi", "nmi {}", "n", "bright_red"),
+    Cause.PREEMPTED.id: Look("preempted", "preempted by {}", "P", "red"),
+    Cause.WAKEUP.id: Look("waking up", "waking up behind {}", "W", "dark_orange"),
+    Cause.THROTTLED.id: Look("throttled", "throttled in {}", "T", "purple"),
+    Cause.PAGE_FAULT.id: Look("page faults", "page faults {}", "f", "blue"),
+    Cause.RECLAIM.id: Look("memory reclaim", "memory reclaim {}", "m", "bright_blue"),
+    Cause.BLOCK_IO.id: Look("disk", "disk {}", "D", "cyan"),
+    Cause.LOCK.id: Look("lock", "lock released by {}", "L", "yellow"),
+    Cause.GC.id: Look("gc", "gc {}", "G", "bright_cyan"),
+    Cause.NET.id: Look("net", "net {}", "N", "bright_blue"),
+    Cause.SLEEP.id: Look("sleep", "sleep {}", "z", "bright_black"),
+    Cause.STOPPED.id: Look("stopped", "stopped by {}", "X", "bright_red"),
+    Cause.GPU.id: Look("gpu", "gpu {}", "g", "bright_green"),
+    Cause.SPIN.id: Look("spinning", "spinning for {}", "w", "orange3"),
+    Cause.STEAL.id: Look("steal", "steal {}", "v", "deep_pink2"),
+    Cause.QUEUE.id: Look("queue", "queue {}", "q", "bright_white"),
+    Cause.DISPATCH.id: Look("dispatch", "dispatch {}", "d", "white"),
+    Cause.UNKNOWN.id: Look("unknown", "unknown ({})", "?", "bright_black"),
+}
+
+#: Culprits that name the whole thing: "waking up behind idle exit" would be nonsense.
+_SELF_EVIDENT = ("idle exit",)
+
+
+def phrase(cause: str, culprit: str) -> str:
+    """ "preempted by stress-ng/4711", "softirq NET_RX", "run"."""
+    look = LOOKS[cause]
+    if not culprit:
+        return look.alone
+    return culprit if culprit in _SELF_EVIDENT else look.phrase.format(culprit)
+
+
+def merge_parts(parts: tuple[Part, ...]) -> list[tuple[str, str, int]]:
+    """(cause, culprit, ns) over all CPUs and threads: `run` first, then the largest."""
+    sums: dict[tuple[str, str], int] = {}
+    for part in parts:
+        sums[part.cause, part.culprit] = sums.get((part.cause, part.culprit), 0) + part.ns
+    ordered = sorted(sums.items(), key=lambda entry: (entry[0][0] != Cause.RUN.id, -entry[1]))
+    return [(cause, culprit, ns) for (cause, culprit), ns in ordered]
+
+
+def sentence(spike: Spike) -> str:
+    """ "11.8 ms = 3.1 run + 6.9 preempted by stress-ng/4711 + ...": what is printed adds up to what is printed.
+
+    Parts that round to nothing are left out.
+    """
+    unit, size = _unit(spike.response_ns)
+    decimals = 2 if spike.response_ns < 10 * size else 1 if spike.response_ns < 100 * size else 0
+    quantum = max(1, size // 10**decimals)
+    merged = merge_parts(spike.ledger)
+    shown, rest = merged[:PARTS_MAX], merged[PARTS_MAX:]
+    terms = [(phrase(cause, culprit), ns) for cause, culprit, ns in shown]
+    if rest:
+        terms.append((f"{len(rest)} others", sum(ns for _, _, ns in rest)))
+    rounded = round_to_total([ns for _, ns in terms], quantum)
+    total = sum(rounded)
+    written = [f"{ns / size:.{decimals}f} {text}" for (text, _), ns in zip(terms, rounded, strict=True) if ns]
+    return f"{total / size:.{decimals}f} {unit} = {' + '.join(written) or '0'}"
+
+
+def _unit(ns: int) -> tuple[str, int]:
+    for unit, size in (("s", NS_PER_S), ("ms", NS_PER_MS), ("us", NS_PER_US)):
+        if ns >= size:
+            return unit, size
+    return "ns", 1

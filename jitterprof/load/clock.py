@@ -1,0 +1,70 @@
+"""The clock of the generator: CLOCK_MONOTONIC, and sleeping to a point on it. Tests put a virtual one in its place."""
+
+import ctypes
+import errno
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+_CLOCK_MONOTONIC = 1
+_TIMER_ABSTIME = 1
+_NS_PER_S = 1_000_000_000
+
+#: Wake-up margin for a thread that may spin: it must cover late wakes, and must not burn a CPU for milliseconds.
+MARGIN_MIN_NS, MARGIN_MAX_NS = 50_000, 300_000
+#: With siblings in the process a spinning thread keeps the interpreter lock from them, so only the part of the
+#: wake-up latency that every wake has is spun away.
+SHARED_MARGIN_MAX_NS = 5_000
+
+
+class _Timespec(ctypes.Structure):
+    _fields_ = (("seconds", ctypes.c_long), ("nanoseconds", ctypes.c_long))
+
+
+def monotonic_sleeper() -> Callable[[int], None]:
+    """A function for the calling thread alone that sleeps until a CLOCK_MONOTONIC time in ns."""
+    nanosleep = ctypes.CDLL(None).clock_nanosleep
+    nanosleep.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
+    until = _Timespec()
+    address = ctypes.addressof(until)
+
+    def sleep_until(deadline: int) -> None:
+        until.seconds, until.nanoseconds = divmod(deadline, _NS_PER_S)
+        while code := nanosleep(_CLOCK_MONOTONIC, _TIMER_ABSTIME, address, None):
+            if code != errno.EINTR:
+                raise OSError(code, os.strerror(code))
+
+    return sleep_until
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """`now()` in ns; `sleeper()` gives the calling thread its own function to sleep until a time."""
+
+    now: Callable[[], int]
+    sleeper: Callable[[], Callable[[int], None]]
+
+
+MONOTONIC = Clock(time.monotonic_ns, monotonic_sleeper)
+
+
+def wake_overshoot(clock: Clock, sleep_until: Callable[[int], None], gap_ns: int) -> npt.NDArray[np.int64]:
+    """How late, in ns, this thread wakes from sleeps: mostly short ones, some as long as `gap_ns` (up to 5 ms)."""
+    long_ns = min(max(gap_ns, 200_000), 5_000_000)
+    late = np.empty(600, dtype=np.int64)
+    for shot in range(len(late)):
+        deadline = clock.now() + (long_ns if shot % 20 == 0 else 200_000)
+        sleep_until(deadline)
+        late[shot] = clock.now() - deadline
+    return late
+
+
+def wake_margin_ns(late: npt.NDArray[np.int64], alone: bool) -> int:
+    """How long before its target a worker wakes up to spin. `alone`: no sibling needs the interpreter meanwhile."""
+    if alone:
+        return int(np.clip(np.quantile(late, 0.999), MARGIN_MIN_NS, MARGIN_MAX_NS))
+    return int(np.clip(np.quantile(late, 0.05), 0, SHARED_MARGIN_MAX_NS))
