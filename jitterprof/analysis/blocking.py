@@ -78,8 +78,8 @@ def classify(
     """Say for each SWITCH_OUT in `out` what the thread waited for.
 
     `waking`: the WAKING record that ended each span (any row where `woken` is False). `cover`: the row in `faults`
-    (FAULT records) that was under way, -1 for none. A system call alone does not make a cause: where the evidence is not
-    enough the span is `unknown`, and its culprit says where it was blocked.
+    (FAULT records) that was under way, -1 for none. Where the evidence is not enough for a cause, the span is `unknown`
+    and its culprit says where it was blocked.
     """
     flags, state = out["flags"], state_of(out)
     number = (out["a"] >> np.uint64(32)).astype(np.int64) & NO_SYSCALL

@@ -65,8 +65,8 @@ def null_blame(
 ) -> npt.NDArray[np.float64]:
     """float64[shifts, columns]: mean excess per spike that each shift gives each column.
 
-    `starts`, `lengths`: the spikes on the axis, in order. `shifts`: int64[shifts, spikes]. The body is not shifted: over
-    all of it, a column gets its density times `baseline_ns`, the mean baseline of the spikes.
+    `starts`, `lengths`: the spikes on the axis, in order. `shifts`: int64[shifts, spikes]. The body is not shifted:
+    over all of it, a column gets its density times `baseline_ns`, the mean baseline of the spikes.
     """
     total = timeline.length_ns
     whole = timeline.between(np.array([0]), np.array([total]))[0]

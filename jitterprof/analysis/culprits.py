@@ -168,7 +168,7 @@ class Named:
 
 
 def name_culprits(evidence: Evidence, coder: Coder, code: Ints, note: Ints, via: Ints) -> Named:
-    """Name each row's culprit: its `code`, the system call `note` - 1 and the lock holder `via` where those are not 0."""
+    """Name each row's culprit by its `code`, the system call `note` - 1 and the lock holder `via` (0: none)."""
     tasks = Tasks.of(evidence)
     key = np.stack([code, note.astype(np.int64), via.astype(np.int64)], axis=1)
     unique, inverse = _unique_rows(key)

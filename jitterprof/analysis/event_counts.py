@@ -33,8 +33,8 @@ def count_events(
 ) -> npt.NDArray[np.int64]:
     """int64[requests, EVENT_CLASSES]: events that ended in [start, end) while the serving thread was on the CPU.
 
-    An interrupt counts when the serving thread was the interrupted task, a preemption when it was switched out against
-    its will. `until_ns`: another end per request, not after its own. The requests of one thread must not overlap.
+    An interrupt counts when the serving thread was the interrupted task, a preemption when it was switched out while
+    it wanted to run. `until_ns`: another end per request, not after its own. The requests of one thread must not overlap.
     """
     counts = np.zeros((len(requests), len(EVENT_CLASSES)), np.int64)
     number = _class_of(events)
@@ -64,7 +64,9 @@ def _class_of(events: npt.NDArray[np.void]) -> npt.NDArray[np.int64]:
     vector = kind == EventKind.VECTOR
     number[vector] = np.where(flags[vector] == Vector.LOCAL_TIMER, index[Cause.TIMER], index[Cause.IPI])
     number[kind == EventKind.FAULT] = index[Cause.PAGE_FAULT]
-    number[(kind == EventKind.SWITCH_OUT) & (flags & OutFlag.PREEMPT != 0)] = index[Cause.PREEMPTED]
+    # On the way back to user space the kernel does not say "preempted": the task is just still runnable.
+    runnable = (flags & OutFlag.PREEMPT != 0) | (events["a"] & 0xFFFFFFFF == 0)
+    number[(kind == EventKind.SWITCH_OUT) & runnable] = index[Cause.PREEMPTED]
     softirq = (kind == EventKind.SOFTIRQ) & (other < len(SOFTIRQ_NAMES))
     number[softirq] = _FIRST_SOFTIRQ + other[softirq]
     return number

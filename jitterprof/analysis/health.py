@@ -45,7 +45,7 @@ HIDDEN_CAUSES: tuple[tuple[str, tuple[Cause, ...]], ...] = (
 @dataclass(frozen=True, slots=True)
 class HealthReport:
     """`unknown_share`, `observer_share`: parts of the measured requests' response time. `loud`: caveats that put the
-    result itself in doubt; `caveats`: all of them, loud ones first. `probe_mode`: bpf, procfs or none."""
+    result itself in doubt; `caveats`: all of them, loud ones first. `probe_mode`: bpf, clocks, procfs or none."""
 
     probe_mode: str
     probes: tuple[ProbeStatus, ...]
@@ -149,15 +149,15 @@ def _probe_caveats(manifest: Manifest) -> list[str]:
     lines = []
     if manifest.probe_mode == "procfs":
         lines.append("recorded without BPF: /proc counters give waiting time and counts, not who caused them")
+    if manifest.probe_mode == "clocks":
+        lines.append("recorded with state clocks alone: how long each cause took, not who caused it")
     hidden = dict(HIDDEN_CAUSES)
     for probe in manifest.probes:
         if probe.state == "on" or (manifest.probe_mode == "procfs" and probe.state == "off"):
             continue
         causes = ", ".join(cause.id for cause in hidden.get(probe.name, ()))
         reason = f" ({probe.reason})" if probe.reason else ""
-        verb = "is only partly there" if probe.state == "partial" else f"is {probe.state}"
-        effect = (
-            f": {causes} {'may be incomplete' if probe.state == 'partial' else 'show as unknown'}" if causes else ""
-        )
-        lines.append(f"probe {probe.name} {verb}{reason}{effect}")
+        partial = probe.state == "partial"
+        effect = f"; {'may be incomplete' if partial else 'not seen, and so unknown'}: {causes}" if causes else ""
+        lines.append(f"probe {probe.name} is {'only partly there' if partial else probe.state}{reason}{effect}")
     return lines

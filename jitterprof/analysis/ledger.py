@@ -1,4 +1,4 @@
-"""The ledger: one cause for every nanosecond of every request, from its intended start to its end. It closes exactly."""
+"""The ledger: one cause for every nanosecond of every request, from intended start to end. It closes exactly."""
 
 from dataclasses import dataclass
 
@@ -37,8 +37,8 @@ def build_ledger(
 
     [intended, end of the worker's previous row): `queue`. From there to the start: the thread's timeline, in which its
     own running and sleeping is `dispatch`. [start, end): the thread's timeline. `row` of a piece indexes `requests`.
-    Pass a `timeline` built from the same requests and evidence to use it again. Raises RunFileError for rows whose times
-    are not in order.
+    Pass a `timeline` built from the same requests and evidence to use it again. Raises RunFileError for rows whose
+    times are not in order.
     """
     if timeline is None:
         timeline = build_timeline(requests, evidence)
@@ -146,7 +146,7 @@ def assemble(parts: list[Pieces], coder: Coder, evidence: Evidence) -> Ledger:
 
 
 def check_closure(pieces: npt.NDArray[np.void], requests: npt.NDArray[np.void], rows: Ints) -> None:
-    """Each request's pieces must add up to its response time, to the nanosecond. Raises AssertionError: a bug of ours."""
+    """Each request's pieces must add up to its response time, to the nanosecond; else AssertionError: a bug of ours."""
     total = np.concatenate([[0], np.cumsum(pieces["ns"])])
     first, last = np.searchsorted(pieces["row"], rows, "left"), np.searchsorted(pieces["row"], rows, "right")
     wanted = requests["end_ns"][rows] - requests["intended_ns"][rows]

@@ -3,7 +3,7 @@
 from jitterprof.analysis.evidence import evidence_of
 from jitterprof.analysis.hidden_cost import bill_hidden_cost
 from jitterprof.analysis.ledger import build_ledger
-from jitterprof.analysis.substitutes import ledger_from_clocks, ledger_from_procfs
+from jitterprof.analysis.degraded import ledger_from_clocks, ledger_from_procfs
 from jitterprof.model.ledger import Ledger
 from jitterprof.store import Run
 

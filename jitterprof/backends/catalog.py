@@ -2,6 +2,7 @@
 
 import os
 import sys
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
@@ -18,15 +19,39 @@ from jitterprof.backends.callable import open_callable
 from jitterprof.backends.null import open_null
 from jitterprof.backends.pyfile import build, guard
 from jitterprof.backends.settings import Settings
-from jitterprof.errors import SpecError
+from jitterprof.errors import BackendUnavailable, SpecError
 
-#: Name -> "module:function", imported on use.
-BACKENDS: dict[str, str] = {
-    "onnxruntime": "jitterprof.backends.ort:open_ort",
-    "torch": "jitterprof.backends.pytorch:open_torch",
-    "null": "jitterprof.backends.null:open_null",
-}
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """A backend's two functions as "module:function", imported on use, and the devices it knows.
+
+    `open(source, device, threads, settings)` returns a LoadedModel; `check(device)` says what would run, or raises
+    BackendUnavailable.
+    """
+
+    open: str
+    check: str
+    devices: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Availability:
+    """Whether `backend` runs on `device` here. `detail`: what would run, or why nothing does; `fix`: how to get it."""
+
+    backend: str
+    device: str
+    available: bool
+    detail: str
+    fix: str = ""
+
+
 DEVICES: tuple[str, ...] = ("cpu", "cuda", "rocm")
+BACKENDS: dict[str, Backend] = {
+    "onnxruntime": Backend("jitterprof.backends.ort:open_ort", "jitterprof.backends.ort:check_ort", DEVICES),
+    "torch": Backend("jitterprof.backends.pytorch:open_torch", "jitterprof.backends.pytorch:check_torch", DEVICES),
+    "null": Backend("jitterprof.backends.null:open_null", "jitterprof.backends.null:check_null", ("cpu",)),
+}
 #: Lets the workload decide: the file's own runtime, or the first that a reference model has.
 AUTO = "auto"
 _OWN_INPUTS = "it brings its own inputs"
@@ -86,16 +111,31 @@ def open_model(
     return _open(chosen, made, device, threads, settings)
 
 
+def availability() -> tuple[Availability, ...]:
+    """Every backend on every device it knows. Loads the runtimes that are installed; runs no model."""
+    rows = []
+    for name, backend in BACKENDS.items():
+        for device in backend.devices:
+            try:
+                rows.append(Availability(name, device, True, _imported(backend.check)(device)))
+            except BackendUnavailable as error:
+                rows.append(Availability(name, device, False, error.message, error.hint))
+    return tuple(rows)
+
+
 def _check_spinning(backend: str, in_time: bool) -> None:
     if backend == "torch" and not in_time:
         raise SpecError("runtime.spinning cannot change once torch is loaded", "set it for a process of its own")
 
 
 def _open(backend: str, source: object, device: str, threads: int, settings: Settings) -> LoadedModel:
-    module, _, function = BACKENDS[backend].partition(":")
-    opener: Any = getattr(import_module(module), function)
-    model: LoadedModel = opener(source, device, threads, settings)
+    model: LoadedModel = _imported(BACKENDS[backend].open)(source, device, threads, settings)
     return model
+
+
+def _imported(place: str) -> Any:
+    module, _, function = place.partition(":")
+    return getattr(import_module(module), function)
 
 
 def _backend_of(made: object, backend: str, name: str) -> str | None:

@@ -5,6 +5,11 @@ from collections.abc import Callable
 from jitterprof.backends.base import BoundStream, LoadedModel, Outputs
 
 
+def check_null(device: str) -> str:
+    """It is always there, and has no device."""
+    return "measures the load generator itself"
+
+
 def open_null(tokens: int = 0) -> LoadedModel:
     """A model whose request is an empty call, or `tokens` marks and nothing between them."""
 

@@ -72,6 +72,12 @@ def open_ort(source: object, device: str, threads: int, settings: Settings) -> L
     return bind_model(place, session, source, rng, runtime)
 
 
+def check_ort(device: str) -> str:
+    """What would run on `device`, without running it. Raises BackendUnavailable."""
+    ort = _import()
+    return f"onnxruntime {ort.__version__}, {_provider(ort, device)}"
+
+
 def _import() -> Any:
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:

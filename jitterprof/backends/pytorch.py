@@ -61,6 +61,13 @@ def open_torch(source: object, device: str, threads: int, settings: Settings) ->
     return _model(torch, source, place, engine, rng, runtime)
 
 
+def check_torch(device: str) -> str:
+    """What would run on `device`, without running it. Raises BackendUnavailable."""
+    torch = _import()
+    name = "" if _device(torch, device) == "cpu" else f", {torch.cuda.get_device_name()}"
+    return f"torch {torch.__version__}{name}"
+
+
 def _import() -> Any:
     try:
         import torch

@@ -9,6 +9,8 @@ from jitterprof.model.run import RunSpec
 
 _SHAPE = re.compile(r"(\d+(?:x\d+)*|scalar)(?::(float16|float32|float64|int32|int64|bool))?")
 _SWITCH = {"on": True, "off": False}
+#: Settings of the same family that the command line and the launcher of the workload's process act on.
+_ELSEWHERE = ("runtime.threads", "runtime.gc", "runtime.omp_wait_policy")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,7 @@ def parse_settings(pairs: Iterable[tuple[str, str]], seed: int = 0, dims: tuple[
 
     Raises SpecError for an unknown `runtime.` or `input.` setting, or a value that makes no sense.
     """
+    pairs = tuple(pairs)
     spinning: bool | None = None
     shapes: tuple[InputShape, ...] = ()
     for name, value in pairs:
@@ -61,8 +64,14 @@ def parse_settings(pairs: Iterable[tuple[str, str]], seed: int = 0, dims: tuple[
             spinning = _SWITCH[value]
         elif name == "input.shape":
             shapes = tuple(parse_input_shape(part) for part in value.split(","))
-        elif name.startswith(("runtime.", "input.")):
-            raise SpecError(f"no setting '{name}'", "known: runtime.spinning, input.shape")
+        elif name.startswith(("runtime.", "input.")) and name not in _ELSEWHERE:
+            raise SpecError(
+                f"no setting '{name}'",
+                "known: runtime.spinning, runtime.threads, runtime.gc, runtime.omp_wait_policy, input.shape",
+            )
+    policy = dict(pairs).get("runtime.omp_wait_policy")
+    if spinning is not None and policy == ("passive" if spinning else "active"):
+        raise SpecError("runtime.spinning and runtime.omp_wait_policy contradict each other", "give one of them")
     for name, size in dims:
         if size < 1:
             raise SpecError(f"--dim {name}={size}: a size must be at least 1")

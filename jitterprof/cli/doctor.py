@@ -23,7 +23,9 @@ def doctor(
 
     from jitterprof.experiment.diagnosis import diagnose
 
-    diagnosis = diagnose()
+    # A few seconds: the probes are loaded for real and the runtimes imported.
+    with Console(stderr=True).status("Trying the probes and the backends ..."):
+        diagnosis = diagnose()
     if json_output:
         json.dump(diagnosis.to_json(), sys.stdout, indent=2)
         sys.stdout.write("\n")

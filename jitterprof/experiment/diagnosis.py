@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from jitterprof.errors import JitterprofError
 from jitterprof.experiment.coverage import KERNEL_CAUSES, CauseCoverage, cause_coverage
 from jitterprof.model.run import ProbeStatus
 from jitterprof.resources import workloads_dir
@@ -18,6 +17,7 @@ from jitterprof.system.rights import check_rights, lockdown_mode
 from jitterprof.trace import bcc_module
 from jitterprof.trace.btf import VMLINUX
 from jitterprof.trace.catalog import PROBES
+from jitterprof.trace.support import check_probes
 from jitterprof.units import format_ns
 
 
@@ -75,7 +75,7 @@ def diagnose(host: Host | None = None) -> Diagnosis:
         rights=tuple(
             Row(right.name, "ok" if right.granted else "no", right.reason, right.fix) for right in check_rights(host)
         ),
-        probes=prerequisites + tuple(_probe_row(status) for status in statuses),
+        probes=prerequisites + _probe_rows(statuses),
         causes=tuple(_cause_row(row) for row in coverage),
         knobs=_knob_rows(host),
         backends=_backend_rows(),
@@ -129,13 +129,7 @@ def _probe_statuses(host: Host, blocked: tuple[Row, ...]) -> tuple[ProbeStatus, 
     if blocked or not host.live:
         reason = f"not without {blocked[0].name}" if blocked else "not tried: this is not the running host"
         return tuple(ProbeStatus(probe.name, "missing", reason) for probe in PROBES)
-    from jitterprof.trace.support import check_probes
-
-    try:
-        return check_probes()
-    except JitterprofError as error:
-        reason = f"{error.message}; {error.hint}" if error.hint else error.message
-        return tuple(ProbeStatus(probe.name, "missing", reason) for probe in PROBES)
+    return check_probes()
 
 
 def _most_valuable_fix(blocked: tuple[Row, ...], statuses: Iterable[ProbeStatus]) -> str:
@@ -146,10 +140,19 @@ def _most_valuable_fix(blocked: tuple[Row, ...], statuses: Iterable[ProbeStatus]
     return f"probe {missing.name}: {missing.reason}" if missing else ""
 
 
-def _probe_row(status: ProbeStatus) -> Row:
-    title = next((probe.title for probe in PROBES if probe.name == status.name), "")
-    state = {"on": "ok", "partial": "partly"}.get(status.state, "no")
-    return Row(status.name, state, title if state == "ok" else f"{title}: {status.reason}")
+def _probe_rows(statuses: Iterable[ProbeStatus]) -> tuple[Row, ...]:
+    titles = {probe.name: probe.title for probe in PROBES}
+    rows: list[Row] = []
+    first_with: dict[str, str] = {}
+    for status in statuses:
+        state = {"on": "ok", "partial": "partly"}.get(status.state, "no")
+        same = first_with.setdefault(status.reason, status.name)
+        # One failure of the loader takes all probes with it: say it once.
+        reason = status.reason if same == status.name or len(status.reason) < 40 else f"as {same}"
+        rows.append(
+            Row(status.name, state, titles[status.name] if state == "ok" else f"{titles[status.name]}: {reason}")
+        )
+    return tuple(rows)
 
 
 def _cause_row(row: CauseCoverage) -> Row:

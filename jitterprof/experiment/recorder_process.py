@@ -122,6 +122,13 @@ class Recorder:
             self._drained.error = f"events could not be written any more: {error.strerror}"
             self._channel.send("trouble", message=self._drained.error)
 
+    def _drain_to_the_end(self) -> None:
+        """A drain stops before a record that is still being written, so after detaching one more may be due."""
+        ring = self._session.ring
+        deadline = time.monotonic() + DRAIN_S
+        while ring is not None and ring.filled() > 0 and time.monotonic() < deadline:
+            self.drain()
+
     def record(self, stopping: Callable[[], bool]) -> None:
         """Until the coordinator says stop or goes away."""
         poll = select.epoll()
@@ -138,9 +145,10 @@ class Recorder:
         """Last drain, counters, names; sends the summary."""
         _be_prompt()
         end = self._look()
+        self._session.detach()
         rows = self._session.cpu_counts()
         missed = self._session.recursion_misses()
-        self.drain()
+        self._drain_to_the_end()
         self._session.close()
         if self._stream is not None:
             self._stream.close()

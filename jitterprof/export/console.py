@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 _NOT_NAMED = tuple(cause.id for cause in NOT_NAMED)
 _BAR_MAX = 60
+#: Columns that a bar leaves for the number before it and the note behind it.
+_NOTE_ROOM = 46
 
 
 def print_explanation(explanation: Explanation, console: Console | None = None) -> None:
@@ -53,6 +55,8 @@ def _print_header(explanation: Explanation, console: Console) -> None:
         f"{kernel} HZ={session.hz}" if kernel and session.hz else kernel,
     ]
     console.print(Text.assemble((session.workload, "bold"), *(f" · {fact}" for fact in facts if fact)))
+    if not latency.count:
+        return
     quantiles = (
         ("p50", latency.p50_ns),
         ("p90", latency.p90_ns),
@@ -68,11 +72,9 @@ def _print_blame(explanation: Explanation, console: Console) -> None:
     from rich.text import Text
 
     blame, count = explanation.blame, explanation.spike_count
-    limit = f"SLO of {format_ns(explanation.threshold_ns)}" if explanation.slo_ns is not None else "p99"
+    limit = f"{'the SLO' if explanation.slo_ns is not None else 'p99'} ({format_ns(explanation.threshold_ns)})"
     spikes = "1 request" if count == 1 else f"{count} requests"
-    console.print(
-        f"{spikes} above the {limit}, on average {format_ns(blame.excess_ns)} slower than usual for their shape."
-    )
+    console.print(f"{spikes} above {limit}, on average {format_ns(blame.excess_ns)} slower than usual for the shape.")
     console.print(Text(_verdict(explanation), "bold"))
     if not blame.rows:
         return
@@ -145,16 +147,15 @@ def _print_spikes(spikes: tuple[Spike, ...], console: Console) -> None:
     grid = Table.grid(padding=(0, 1, 0, 0))
     grid.add_column(no_wrap=True, justify="right", style="bold")
     grid.add_column()
-    widest = min(_BAR_MAX, console.width - 14)
+    widest = min(_BAR_MAX, console.width - _NOTE_ROOM)
     longest = max(spike.response_ns for spike in spikes)
     bars = [_cells(spike, max(1, round(widest * spike.response_ns / max(1, longest)))) for spike in spikes]
     for spike, cells in zip(spikes, bars, strict=True):
-        text = Text(sentence(spike))
-        text.append(f"  usual {format_ns(spike.baseline_ns)}", "dim")
-        if spike.confidence != "high":
-            text.append(f", {spike.confidence} confidence", "dim")
-        grid.add_row(f"#{spike.seq}", text)
-        grid.add_row("", _bar(cells, console))
+        doubt = "" if spike.confidence == "high" else f", {spike.confidence} confidence"
+        bar = _bar(cells, console)
+        bar.append(f"  usual {format_ns(spike.baseline_ns)}{doubt}", "dim")
+        grid.add_row(f"#{spike.seq}", Text(sentence(spike)))
+        grid.add_row("", bar)
     console.print(grid)
     console.print(_legend(bars, console))
 
@@ -178,12 +179,27 @@ def _bar(cells: list[tuple[str, int]], console: Console) -> Text:
 def _legend(bars: list[list[tuple[str, int]]], console: Console) -> Text:
     from rich.text import Text
 
-    legend = Text("", "dim")
-    for number, cause in enumerate(dict.fromkeys(cause for cells in bars for cause, _ in cells)):
-        legend.append("   " if number else "")
-        legend.append(_glyph(cause, console), LOOKS[cause].colour)
-        legend.append(f" {cause}")
-    return legend
+    causes = dict.fromkeys(cause for cells in bars for cause, _ in cells)
+    entries = [Text.assemble((_glyph(cause, console), LOOKS[cause].colour), (f" {cause}", "dim")) for cause in causes]
+    return _fill(entries, "   ", console.width)
+
+
+def _fill(entries: list[Text], gap: str, width: int) -> Text:
+    """Entries one after the other, with line breaks only between them."""
+    from rich.text import Text
+
+    filled = Text()
+    used = 0
+    for entry in entries:
+        if used and used + len(gap) + len(entry) > width:
+            filled.append("\n")
+            used = 0
+        elif used:
+            filled.append(gap)
+            used += len(gap)
+        filled.append_text(entry)
+        used += len(entry)
+    return filled
 
 
 def _glyph(cause: str, console: Console) -> str:
@@ -192,21 +208,25 @@ def _glyph(cause: str, console: Console) -> str:
 
 
 def _print_health(explanation: Explanation, console: Console) -> None:
-    from rich.padding import Padding
+    from rich.table import Table
     from rich.text import Text
 
     health = explanation.health
     figures = [
         f"events lost {health.lost_events}",
-        f"unknown {health.unknown_share:.2%}".replace("%", " %"),
-        f"jitterprof itself {health.observer_share:.2%}".replace("%", " %"),
+        f"unknown {health.unknown_share:.2%}",
+        f"jitterprof itself {health.observer_share:.2%}",
     ]
     if health.floor.count:
         figures.append(f"generator floor p99.9 {format_ns(health.floor.p99_9_ns)}")
     if health.dispatch_lag.count:
         figures.append(f"dispatch lag p99 {format_ns(health.dispatch_lag.p99_ns)}")
-    console.print(Text.assemble(("Health  ", "bold"), " · ".join(figures)))
+    grid = Table.grid(padding=(0, 1, 0, 0))
+    grid.add_column(no_wrap=True, justify="right", style="bold")
+    grid.add_column()
+    entries = [Text(figure.replace("%", " %")) for figure in figures]
+    grid.add_row("Health", _fill(entries, " · ", console.width - len("Health ")))
     for line in health.caveats:
         loud = line in health.loud
-        mark = Text("! " if loud else "- ", "bold red" if loud else "dim")
-        console.print(Padding(mark + Text(line, "" if loud else "dim"), (0, 0, 0, 2)))
+        grid.add_row(Text("!", "bold red") if loud else Text("-", "dim"), Text(line, "" if loud else "dim"))
+    console.print(grid)

@@ -74,8 +74,8 @@ def sentence(spike: Spike) -> str:
     Parts that round to nothing are left out.
     """
     unit, size = _unit(spike.response_ns)
-    decimals = 2 if spike.response_ns < 10 * size else 1 if spike.response_ns < 100 * size else 0
-    quantum = max(1, size // 10**decimals)
+    decimals = 0 if size == 1 else 2 if spike.response_ns < 10 * size else 1 if spike.response_ns < 100 * size else 0
+    quantum = size // 10**decimals
     merged = merge_parts(spike.ledger)
     shown, rest = merged[:PARTS_MAX], merged[PARTS_MAX:]
     terms = [(phrase(cause, culprit), ns) for cause, culprit, ns in shown]

@@ -19,6 +19,7 @@ MARGIN_MIN_NS, MARGIN_MAX_NS = 50_000, 300_000
 #: With siblings in the process a spinning thread keeps the interpreter lock from them, so only the part of the
 #: wake-up latency that every wake has is spun away.
 SHARED_MARGIN_MAX_NS = 5_000
+_SPIN_SHARE = 0.2
 
 
 class _Timespec(ctypes.Structure):
@@ -63,8 +64,13 @@ def wake_overshoot(clock: Clock, sleep_until: Callable[[int], None], gap_ns: int
     return late
 
 
-def wake_margin_ns(late: npt.NDArray[np.int64], alone: bool) -> int:
-    """How long before its target a worker wakes up to spin. `alone`: no sibling needs the interpreter meanwhile."""
+def wake_margin_ns(late: npt.NDArray[np.int64], gap_ns: int, alone: bool) -> int:
+    """How long before its target a worker wakes up to spin. `alone`: no sibling needs the interpreter meanwhile.
+
+    Spinning through more than a fifth of the mean gap would make the worker a CPU hog, and the scheduler treats it
+    as one: on a busy machine it then waits behind others where a thread that sleeps would go first.
+    """
     if alone:
-        return int(np.clip(np.quantile(late, 0.999), MARGIN_MIN_NS, MARGIN_MAX_NS))
+        most = max(MARGIN_MIN_NS, min(MARGIN_MAX_NS, int(gap_ns * _SPIN_SHARE)))
+        return int(np.clip(np.quantile(late, 0.999), MARGIN_MIN_NS, most))
     return int(np.clip(np.quantile(late, 0.05), 0, SHARED_MARGIN_MAX_NS))

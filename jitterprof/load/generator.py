@@ -235,7 +235,7 @@ def run_load(
             rows=rows,
             tokens=rows * max(plan.max_tokens, 1) if plan.emits_tokens else 0,
             alone=len(streams) == 1,
-            mean_gap_ns=span // max(1, len(schedules.paced)),
+            mean_gap_ns=span // len(schedules.paced) if span else round(NS_PER_S / CLOSED_FLOOR.rate),
             margin_ns=plan.margin_ns,
             shape_of=shape_of,
             clocks=clocks,

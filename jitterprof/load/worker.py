@@ -94,7 +94,7 @@ class Worker:
         if self.setting.margin_ns is not None:
             return self.setting.margin_ns + lead
         late = wake_overshoot(self.setting.clock, self.sleep_until, self.setting.mean_gap_ns)
-        return wake_margin_ns(late, self.setting.alone) + lead
+        return wake_margin_ns(late, self.setting.mean_gap_ns, self.setting.alone) + lead
 
     def _views(self) -> None:
         self._bytes = self.rows.bytes

@@ -50,6 +50,8 @@ def hierarchies(host: Host) -> tuple[Hierarchy, ...]:
             continue
         version = 2 if tail[0] == "cgroup2" else 1
         mount = fields[4].replace("\\040", " ")
+        if not host.exists(mount):
+            continue  # another mount hides it
         if version == 2:
             controllers = frozenset((host.read_text(f"{mount}/cgroup.controllers") or "").split())
         else:

@@ -92,36 +92,41 @@ def check_rights(host: Host) -> tuple[Right, ...]:
     locked = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0] if host.live else 0
     unlimited = "CAP_IPC_LOCK" in held or locked == resource.RLIM_INFINITY
     initial = in_initial_user_namespace(host)
-    bpf_fix = "boot a kernel with CONFIG_BPF_SYSCALL" if refusal == errno.ENOSYS else _escalate("BPF")
+    bpf_fix = "boot a kernel with CONFIG_BPF_SYSCALL" if refusal == errno.ENOSYS else _escalate("BPF", initial)
     return (
         right("load BPF", bpf, why, bpf_fix),
-        right("trace the kernel", perf, perf_why, _escalate("PERFMON")),
-        right("real-time policy", fifo, "SCHED_FIFO refused", _escalate("SYS_NICE") + ", or ulimit -r 99"),
+        right("trace the kernel", perf, perf_why, _escalate("PERFMON", initial)),
+        right("real-time policy", fifo, "SCHED_FIFO refused", _escalate("SYS_NICE", initial) + ", or ulimit -r 99"),
         right(
             "lock memory",
             unlimited,
             f"limited to {locked // 1024} KiB",
-            _escalate("IPC_LOCK") + ", or ulimit -l unlimited",
+            _escalate("IPC_LOCK", initial) + ", or ulimit -l unlimited",
         ),
         right(
             "host settings",
             "CAP_SYS_ADMIN" in held and initial,
             f"no CAP_SYS_ADMIN{note} for sysctl, irq affinity, cgroups",
-            _escalate("SYS_ADMIN"),
+            _escalate("SYS_ADMIN", initial),
         ),
         right(
             "others' processes",
             "CAP_SYS_PTRACE" in held and initial,
             f"no CAP_SYS_PTRACE{note}: only your own can be examined",
-            _escalate("SYS_PTRACE"),
+            _escalate("SYS_PTRACE", initial),
         ),
         right(
-            "kernel symbols", kernel_symbols_visible(host), "/proc/kallsyms hides the addresses", _escalate("SYSLOG")
+            "kernel symbols",
+            kernel_symbols_visible(host),
+            "/proc/kallsyms hides the addresses",
+            _escalate("SYSLOG", initial),
         ),
     )
 
 
-def _escalate(capability: str) -> str:
+def _escalate(capability: str, initial: bool) -> str:
+    if not initial:
+        return "run on the host, or in a rootful container"
     return f"run as root; in a container --cap-add={capability}"
 
 

@@ -105,6 +105,7 @@ class TraceSession:
         for slot in reversed(range(CLOCK_SLOTS)):
             free.push(ctypes.c_uint32(slot))
         self._loaded = self._attach(bpf, plan, target_pid)
+        self._fault_fds = self._loaded.fds
         self.ring = Ring(bpf[b"events"].map_fd, ring_bytes) if events else None
         self.ring_fd: int = bpf[b"events"].map_fd if events else -1
         self.clock_fd: int = bpf[b"clocks"].map_fd
@@ -170,10 +171,18 @@ class TraceSession:
             raise ValueError("this session records no events")
         return self.ring.read()
 
-    def close(self) -> None:
-        """Detach everything."""
-        for fd in self._loaded.fds:
+    def detach(self) -> None:
+        """No program runs any more; what it wrote can still be read."""
+        bpf = self._loaded.bpf
+        for name in list(bpf.raw_tracepoint_fds):
+            bpf.detach_raw_tracepoint(name)
+        for fd in self._fault_fds:
             os.close(fd)
+        self._fault_fds = ()
+
+    def close(self) -> None:
+        """Detach and free everything."""
+        self.detach()
         if self.ring is not None:
             self.ring.close()
         self._loaded.bpf.cleanup()

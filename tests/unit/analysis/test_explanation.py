@@ -120,7 +120,7 @@ def test_what_puts_the_result_in_doubt_is_loud(health: Health, words: str) -> No
 def test_missing_probes_name_the_causes_they_hide() -> None:
     probes = (ProbeStatus("block", "missing", "no tracepoint block_rq_issue"), ProbeStatus("sched", "on"))
     _, caveats = _caveats(Health(), probes=probes)
-    assert caveats == ("probe block is missing (no tracepoint block_rq_issue): block_io show as unknown",)
+    assert caveats == ("probe block is missing (no tracepoint block_rq_issue); not seen, and so unknown: block_io",)
 
 
 def test_hidden_causes_are_those_of_the_catalogue() -> None:

@@ -118,7 +118,8 @@ def test_counting_is_by_thread_time_and_class() -> None:
             (first + 30, 0, 0, EventKind.VECTOR, Vector.RESCHEDULE, WORKER_TID, 0, first, 0),
             (first + 1500, 0, 0, EventKind.FAULT, 0, WORKER_TID, 0, first, 0),  # between the requests
             (second + 10, 0, 0, EventKind.SWITCH_OUT, OutFlag.PREEMPT, WORKER_TID, 7, 0, 0),
-            (second + 20, 0, 0, EventKind.SWITCH_OUT, 0, WORKER_TID, 7, 0, 0),  # went to sleep by itself
+            (second + 15, 0, 0, EventKind.SWITCH_OUT, 0, WORKER_TID, 7, 0, 0),  # on the way to user space
+            (second + 20, 0, 0, EventKind.SWITCH_OUT, 0, WORKER_TID, 7, 1, 0),  # went to sleep by itself
             (second + 30, 0, 0, EventKind.SOFTIRQ, 0, WORKER_TID, NET_RX, second, 0),
         ],
         EVENT_DTYPE,
@@ -127,5 +128,5 @@ def test_counting_is_by_thread_time_and_class() -> None:
     found = [[(EVENT_CLASSES[number], int(row[number])) for number in np.flatnonzero(row).tolist()] for row in counts]
     assert found == [
         [(EventClass(Cause.HARDIRQ), 1), (EventClass(Cause.IPI), 1)],
-        [(EventClass(Cause.PREEMPTED), 1), (EventClass(Cause.SOFTIRQ, "NET_RX"), 1)],
+        [(EventClass(Cause.PREEMPTED), 2), (EventClass(Cause.SOFTIRQ, "NET_RX"), 1)],
     ]

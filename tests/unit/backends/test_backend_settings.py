@@ -37,6 +37,14 @@ def test_a_spec_is_read_whole_and_the_settings_of_others_are_left_alone() -> Non
     assert read_settings(spec) == Settings(seed=7, dims=(("batch", 4),), input_shapes=shapes, spinning=False)
 
 
+def test_settings_that_others_act_on_are_known_and_must_not_contradict() -> None:
+    pairs = (("runtime.threads", "2"), ("runtime.gc", "on"), ("runtime.omp_wait_policy", "passive"))
+    assert parse_settings(pairs) == Settings()
+    assert parse_settings(iter([*pairs, ("runtime.spinning", "off")])).spinning is False
+    with pytest.raises(SpecError, match="contradict each other"):
+        parse_settings([*pairs, ("runtime.spinning", "on")])
+
+
 @pytest.mark.parametrize(
     ("pair", "message"),
     [

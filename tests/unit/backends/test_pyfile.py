@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from jitterprof.backends.catalog import BACKENDS, open_model
+from jitterprof.backends.catalog import BACKENDS, availability, open_model
 from jitterprof.backends.packages import packaged_file
 from jitterprof.backends.pyfile import build
 from jitterprof.backends.settings import InputShape, Settings
@@ -146,9 +146,17 @@ def test_a_callable_runs_whatever_the_backend_and_null_loads_nothing(tmp_path: P
     assert open_model(written(tmp_path, "raise ValueError"), "null").runtime["backend"] == "null"
 
 
-def test_every_backend_can_be_imported() -> None:
-    from importlib import import_module
+def test_every_backend_says_on_which_devices_it_runs() -> None:
+    rows = availability()
+    assert {(row.backend, row.device) for row in rows} == {
+        (name, device) for name, backend in BACKENDS.items() for device in backend.devices
+    }
+    for row in rows:
+        assert row.detail and (row.available or row.fix), row
 
-    for place in BACKENDS.values():
-        module, _, function = place.partition(":")
-        assert callable(getattr(import_module(module), function))
+
+def test_what_is_not_installed_is_a_row_with_its_fix(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Absent("torch"), *sys.meta_path])
+    (row,) = [row for row in availability() if (row.backend, row.device) == ("torch", "cpu")]
+    assert (row.available, row.fix) == (False, "pip install 'jitterprof[torch]'")

@@ -8,6 +8,7 @@ import sys
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from jitterprof.errors import SpecError
@@ -123,6 +124,19 @@ def test_a_locked_buffer_can_still_be_remapped() -> None:
 def test_wakes_are_never_early_and_the_margin_has_bounds() -> None:
     late = wake_overshoot(MONOTONIC, MONOTONIC.sleeper(), 1_000_000)
     assert late.min() >= 0
-    assert 50_000 <= wake_margin_ns(late, alone=True) <= 300_000
-    assert 0 <= wake_margin_ns(late, alone=False) <= 5_000
-    assert wake_margin_ns(late * 0 + 120_000, alone=True) == 120_000
+    assert 50_000 <= wake_margin_ns(late, 10_000_000, alone=True) <= 300_000
+    assert 0 <= wake_margin_ns(late, 10_000_000, alone=False) <= 5_000
+
+
+@pytest.mark.parametrize(
+    ("late", "gap", "margin"),
+    [
+        (120_000, 10_000_000, 120_000),
+        (9_000, 10_000_000, 50_000),
+        (9_000_000, 10_000_000, 300_000),
+        (120_000, 500_000, 100_000),  # a fifth of the gap
+        (120_000, 20_000, 50_000),
+    ],
+)
+def test_the_margin_covers_late_wakes_but_does_not_spin_the_gap_away(late: int, gap: int, margin: int) -> None:
+    assert wake_margin_ns(np.full(600, late), gap, alone=True) == margin

@@ -19,7 +19,7 @@ def state(cpu_ns, delay_ns, voluntary, irq, steal, throttled_us):
         "/sys/fs/cgroup/g/cpu.stat": f"usage_usec 1\nnr_periods 9\nnr_throttled 3\nthrottled_usec {throttled_us}\n",
         "/proc/interrupts": f"        CPU0  CPU1\n 36:  {irq}  7  PCI-MSI  1-edge  eth0\nLOC:  1  2  Local\nERR:  0\n",
         "/proc/softirqs": "      CPU0  CPU1\n  NET_RX:  4  5\n",
-        "/proc/stat": f"cpu  1 1 1 1 1 1 1 {steal} 0 0\ncpu0 1 1 1 1 1 1 1 {steal} 0 0\ncpu1 1 1 1 1 1 1 1 0 0 0\nintr 5\n",
+        "/proc/stat": f"cpu  1 1 1 1 1 1 1 0 0 0\ncpu0 1 1 1 1 1 1 1 {steal} 0 0\ncpu1 1 1 1 1 1 1 1 0 0 0\nintr 5\n",
     }
 
 

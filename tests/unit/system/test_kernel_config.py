@@ -72,9 +72,7 @@ def test_feature_mask_is_decoded_by_the_running_kernels_own_enum(make_host, mask
     btf = make_btf([*names, "__SCHED_FEAT_NR"])
     assert feature_bit(btf, "HRTICK") == 3
     assert feature_bit(btf, "NO_SUCH") is None
-    host = make_host(
-        {f"{SCHED}/debug": f"  .sysctl_sched_features   : {mask}\n", "/sys/kernel/btf/vmlinux": btf}
-    )
+    host = make_host({f"{SCHED}/debug": f"  .sysctl_sched_features   : {mask}\n", "/sys/kernel/btf/vmlinux": btf})
     assert kernel_facts(host).hrtick.value == state
 
 

@@ -53,7 +53,9 @@ ffffffffc0000000 t in_module\t[virtio_net]
 def test_symbols_are_the_nearest_function_below(make_host):
     host = make_host({"/proc/kallsyms": KALLSYMS})
     base = 0xFFFFFFFF81000000
-    found, reason = kernel_symbols(host, [base + 0x100, base + 0x1FF, base + 0x210, base + 1, 0xFFFFFFFFC0000004, 0, 64])
+    found, reason = kernel_symbols(
+        host, [base + 0x100, base + 0x1FF, base + 0x210, base + 1, 0xFFFFFFFFC0000004, 0, 64]
+    )
     assert reason == ""
     assert found == {
         base + 0x100: "first",

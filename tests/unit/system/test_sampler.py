@@ -2,6 +2,7 @@ import os
 import threading
 import time
 
+import numpy as np
 import pytest
 
 from jitterprof.errors import UnsupportedError
@@ -20,7 +21,7 @@ def test_samples_agree_with_the_counters(tmp_path):
     host, pid = Host(), os.getpid()
     before = snapshot(host, (pid,))
     with Sampler(host, (pid,), tmp_path / "s") as probe:
-        rows = probe.sample()
+        rows = np.frombuffer(probe.sample(), dtype=SAMPLE_DTYPE)
     after = snapshot(host, (pid,))
     threads = rows[rows["kind"] == sampler.THREAD]
     assert os.getpid() in threads["key"]
@@ -51,7 +52,7 @@ def test_samples_agree_with_the_counters(tmp_path):
 def test_stream_is_the_samples_in_order_and_a_torn_row_is_dropped(tmp_path):
     path = tmp_path / "s"
     with Sampler(Host(), (os.getpid(),), path) as probe:
-        taken = [probe.sample() for _ in range(3)]
+        taken = [np.frombuffer(probe.sample(), dtype=SAMPLE_DTYPE) for _ in range(3)]
         assert probe.samples == 3 and probe.cpu_ns > 0
     with path.open("ab") as file:
         file.write(b"torn")
@@ -86,11 +87,11 @@ def test_run_ends_with_its_target(tmp_path):
         os.read(signal_read, 1)
         os._exit(0)
     with Sampler(Host(), (child,), tmp_path / "s") as probe:
-        assert child in probe.sample()["key"]
+        assert child in np.frombuffer(probe.sample(), dtype=SAMPLE_DTYPE)["key"]
         os.kill(child, 9)
         os.waitpid(child, 0)
         probe.run(threading.Event(), 1_000_000)
-        assert child not in probe.sample()["key"]
+        assert child not in np.frombuffer(probe.sample(), dtype=SAMPLE_DTYPE)["key"]
 
 
 def test_target_that_is_not_there(tmp_path, make_host):
@@ -115,7 +116,7 @@ def test_quota_rows_of_the_target(make_host, tmp_path):
         }
     )
     with Sampler(host, (7,), tmp_path / "s") as probe:
-        rows = probe.sample()
+        rows = np.frombuffer(probe.sample(), dtype=SAMPLE_DTYPE)
     assert probe.quota_paths == ("/cg/g",)
     tick = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
     found = [tuple(int(value) for value in list(row)[1:]) for row in rows]

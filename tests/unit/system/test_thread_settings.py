@@ -154,10 +154,10 @@ def test_real_time(parked):
 
 
 def test_a_thread_that_has_ended():
-    thread = threading.Thread(target=lambda: None)
-    thread.start()
-    tid = thread.native_id
-    thread.join()
+    tid = os.fork()
+    if tid == 0:
+        os._exit(0)
+    os.waitpid(tid, 0)
     with pytest.raises(UnsupportedError, match="No such process") as caught:
         apply_to_thread(tid, (("nice", "1"),))
     assert "ended" in caught.value.hint

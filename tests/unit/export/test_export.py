@@ -1,0 +1,198 @@
+"""What `explain` shows, compared with texts that a person has read. To accept a change: UPDATE_SNAPSHOTS=1 pytest."""
+
+import io
+import json
+import os
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from jitterprof.analysis.blame import BlameRow, BlameTable
+from jitterprof.analysis.explanation import Explanation, Part, Session, Spike
+from jitterprof.analysis.health import HealthReport
+from jitterprof.export.console import print_explanation
+from jitterprof.export.json_document import explanation_json
+from jitterprof.export.words import LOOKS, sentence
+from jitterprof.model.cause import CAUSE_IDS
+from jitterprof.model.run import ProbeStatus, Quantiles
+
+MS = 1_000_000
+SNAPSHOTS = Path(__file__).parent / "snapshots"
+
+
+def _spike(seq: int, confidence: str, *parts: tuple[str, str, int]) -> Spike:
+    ledger = tuple(
+        Part(cause, culprit, 1, 4711, ns, ns // 2 if cause == "softirq" else 0) for cause, culprit, ns in parts
+    )
+    response, start = sum(part.ns for part in ledger), 1_000_000_000 + seq * MS
+    top = max(parts, key=lambda part: part[2])
+    return Spike(
+        seq, start, start, start + response, response, 3 * MS, response - 3 * MS, top[0], top[1], confidence, ledger
+    )
+
+
+BUSY = Explanation(
+    Session("silero-vad", "onnxruntime", "cpu", "", "6.18.0", 250, 1_000_000_000, 30_000_000_000),
+    Quantiles(14_998, 3_011_000, 3_322_000, 5_875_001, 9_120_000, 11_800_000, 3_151_234.5),
+    5_875_001,
+    None,
+    150,
+    BlameTable(
+        (
+            BlameRow("preempted", "stress-ng (4 tasks)", 2_610_000, 0.7123456789, 96, 0.041),
+            BlameRow("softirq", "NET_RX", 700_000, 0.191, 61, 0.012),
+            BlameRow("unknown", "lost", 190_000, 0.0519, 20, 0.03),
+            BlameRow("run", "", 150_000, 0.041, 44, 0.9),
+        ),
+        3_664_000,
+        14_000,
+        0.0038,
+    ),
+    (
+        _spike(
+            4711,
+            "high",
+            ("preempted", "stress-ng/4711", 6_940_000),
+            ("run", "", 3_080_000),
+            ("softirq", "NET_RX", 1_190_000),
+            ("wakeup", "idle exit", 390_000),
+            ("unknown", "lost", 200_000),
+        ),
+        _spike(
+            93,
+            "medium",
+            ("throttled", "/kubepods/burstable/pod1234/model", 4_000_000),
+            ("run", "", 3_000_000),
+            ("block_io", "nvme0n1", 880_000),
+            ("timer", "tick", 4_000),
+        ),
+        _spike(12_000, "low", ("run", "", 5_940_000), ("timer", "tick_nohz_handler", 31_000)),
+    ),
+    HealthReport(
+        "bpf",
+        (ProbeStatus("sched", "on"), ProbeStatus("block", "missing", "no tracepoint block_rq_issue")),
+        12,
+        0.0061,
+        0.0004,
+        Quantiles(2000, 900, 1100, 2100, 14_000, 20_000, 950.0),
+        Quantiles(14_998, 300, 500, 2_300, 8_000, 9_000, 330.0),
+        ("12 kernel events were lost; the time they covered is unknown",),
+        (
+            "12 kernel events were lost; the time they covered is unknown",
+            "probe block is missing (no tracepoint block_rq_issue); not seen, and so unknown: block_io",
+        ),
+    ),
+)
+QUIET = replace(
+    BUSY,
+    latency=Quantiles(14_998, 3_011_000, 3_052_000, 3_141_000, 3_207_000, 3_350_000, 3_015_234.5),
+    threshold_ns=3_141_000,
+    blame=BlameTable((BlameRow("run", "", 150_000, 0.96, 141, 0.99),), 156_250, 6_250, 0.04),
+    spikes=(_spike(7, "high", ("run", "", 3_340_000), ("timer", "tick", 10_000)),),
+    health=HealthReport("bpf", (), 0, 0.0002, 0.0004, Quantiles(), Quantiles(), (), ()),
+)
+NO_SPIKE = replace(
+    QUIET, slo_ns=10 * MS, threshold_ns=10 * MS, spike_count=0, blame=BlameTable((), 0, 0, 0.0), spikes=()
+)
+EMPTY = replace(
+    NO_SPIKE, latency=Quantiles(), slo_ns=None, health=replace(QUIET.health, caveats=("nothing was completed",))
+)
+
+
+def _rendered(explanation: Explanation, width: int, colour: bool = False) -> str:
+    stream = io.StringIO()
+    system = "truecolor" if colour else None
+    print_explanation(
+        explanation, Console(file=stream, width=width, color_system=system, force_terminal=colour, highlight=False)
+    )
+    return "\n".join(line.rstrip() for line in stream.getvalue().split("\n"))
+
+
+def _matches(name: str, text: str) -> None:
+    file = SNAPSHOTS / name
+    if os.environ.get("UPDATE_SNAPSHOTS") == "1":
+        file.write_text(text)
+    assert text == file.read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "explanation", "width", "colour"),
+    [
+        ("busy_80.txt", BUSY, 80, False),
+        ("busy_120.txt", BUSY, 120, False),
+        ("busy_100_colour.txt", BUSY, 100, True),
+        ("quiet_80.txt", QUIET, 80, False),
+        ("no_spike_80.txt", NO_SPIKE, 80, False),
+        ("empty_80.txt", EMPTY, 80, False),
+    ],
+)
+def test_console(name: str, explanation: Explanation, width: int, colour: bool) -> None:
+    text = _rendered(explanation, width, colour)
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", text)
+    assert max(map(len, plain.split("\n"))) <= width
+    _matches(name, text)
+
+
+def test_json() -> None:
+    _matches("busy.json", explanation_json(BUSY) + "\n")
+
+
+def test_json_has_the_documented_keys_and_integer_times() -> None:
+    document = json.loads(explanation_json(BUSY))
+    assert list(document) == ["schema", "session", "latency", "causes", "spikes", "health"]
+    assert set(document["spikes"][0]) == {
+        "seq", "intended_start_ns", "start_ns", "end_ns", "response_ns", "baseline_ns", "excess_ns", "top_cause",
+        "top_culprit", "confidence", "ledger",
+    }  # fmt: skip
+
+    def check(value: object, name: str = "") -> None:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                check(inner, key)
+        elif isinstance(value, list):
+            for inner in value:
+                check(inner, name)
+        elif name.endswith("_ns") or name == "ns":
+            assert isinstance(value, int), name
+
+    check(document)
+
+
+def test_every_cause_has_a_look_and_a_letter_of_its_own() -> None:
+    assert set(LOOKS) == set(CAUSE_IDS)
+    assert len({look.letter for look in LOOKS.values()}) == len(LOOKS)
+
+
+@pytest.mark.parametrize(
+    ("parts", "text"),
+    [
+        (
+            [("preempted", "stress-ng/4711", 6_940_000), ("run", "", 3_140_000), ("softirq", "NET_RX", 1_240_000),
+             ("wakeup", "idle exit", 350_000), ("unknown", "", 150_000)],
+            "11.8 ms = 3.1 run + 6.9 preempted by stress-ng/4711 + 1.2 softirq NET_RX + 0.4 idle exit + 0.2 unknown",
+        ),
+        ([("run", "", 999)], "999 ns = 999 run"),
+        ([("run", "", 1_000)], "1.00 us = 1.00 run"),
+        ([("run", "", 333_333), ("gc", "", 333_333), ("net", "", 333_334)], "1.00 ms = 0.34 net + 0.33 run + 0.33 gc"),
+        ([("run", "", 9_996_000)], "10.00 ms = 10.00 run"),
+        ([("run", "", 120 * MS), ("timer", "", 100)], "120 ms = 120 run"),
+        ([], "0 ns = 0"),
+    ],
+)  # fmt: skip
+def test_sentence(parts: list[tuple[str, str, int]], text: str) -> None:
+    spike = _spike(1, "high", ("run", "", 1))
+    ledger = tuple(Part(cause, culprit, 0, 0, ns, 0) for cause, culprit, ns in parts)
+    spoken = sentence(replace(spike, ledger=ledger, response_ns=sum(part.ns for part in ledger)))
+    assert sorted(re.split(r" [=+] ", spoken)) == sorted(re.split(r" [=+] ", text))
+    total, *terms = (float(number) for number in re.findall(r"(?:^|[=+] )([\d.]+)", spoken))
+    assert sum(terms) == pytest.approx(total)
+
+
+def test_many_small_parts_are_added_up() -> None:
+    parts = [("preempted", f"task/{number}", MS) for number in range(20)]
+    spoken = sentence(_spike(1, "high", ("run", "", 2 * MS), *parts))
+    assert spoken.count("+") == 6
+    assert spoken.endswith("15.0 15 others")
