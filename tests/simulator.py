@@ -516,6 +516,14 @@ class Machine:
             thread.reclaim = self.now
         return True
 
+    def end_work(self) -> bool:
+        """Finish a fault or reclaim that is under way."""
+        return any(
+            (thread.reclaim and self.reclaim()) or (thread.fault and self.fault())
+            for thread in self.running()
+            if thread.reclaim or thread.fault
+        )
+
     def collect(self) -> bool:
         thread = self.pick([t for t in self.running() if not t.fault and not t.reclaim])
         if thread is None:
@@ -545,10 +553,10 @@ class Machine:
 
     def run(self, steps: int) -> Trace:
         weighted: list[tuple[Callable[[], bool], int]] = [
-            (self.start_thread, 2), (self.reschedule, 10), (self.migrate, 2), (self.settle_down, 6), (self.go_to_sleep, 5),
-            (self.wake_up, 8), (self.false_wake, 1), (self.stop, 1), (self.resume, 2), (self.throttle, 1),
+            (self.start_thread, 2), (self.reschedule, 10), (self.migrate, 2), (self.settle_down, 6), (self.go_to_sleep, 10),
+            (self.wake_up, 12), (self.false_wake, 1), (self.stop, 1), (self.resume, 2), (self.throttle, 1),
             (self.interrupt, 6), (self.end_interrupt, 12), (self.fault, 3), (self.reclaim, 1), (self.collect, 2),
-            (self.serve, 8),
+            (self.serve, 14),
         ]  # fmt: skip
         actions, weights = [action for action, _ in weighted], [weight for _, weight in weighted]
         first = self.cpus[0]
@@ -561,18 +569,33 @@ class Machine:
         seen_running: set[int] = set()
         for _ in range(steps):
             self.pass_time()
-            self.random.choices(actions, weights)[0]()
+            # Not everything can happen at every moment.
+            any(self.random.choices(actions, weights)[0]() for _ in range(20))
             if not self.ready_at:
                 seen_running |= {tid for tid, thread in self.threads.items() if thread.state == "running"}
                 if len(seen_running) == len(self.threads):
                     self.ready_at = self.now + 1
+        closing = [self.reschedule, self.settle_down, self.wake_up, self.resume, self.end_interrupt, self.end_work]
+        for _ in range(steps):
+            if not self.under_way():
+                break
+            self.pass_time()
+            self.random.choice(closing)()
         self.pass_time()
         for thread in self.threads.values():
             if thread.gc:
                 self.collections.append((thread.gc, self.now, thread.tid, 1))
         return self.trace()
 
+    def under_way(self) -> list[int]:
+        """Starts of what has not ended."""
+        starts = [frame.start for cpu in self.cpus for frame in cpu.frames]
+        starts += [thread.fault[0] for thread in self.threads.values() if thread.fault]
+        return starts + [thread.reclaim for thread in self.threads.values() if thread.reclaim]
+
     def trace(self) -> Trace:
+        # What is still under way leaves no record: the machine is switched off before the probes could write it.
+        self.rows = [row for row in self.rows if row[2] <= min(self.under_way(), default=self.now)]
         requests = np.zeros(len(self.rows), REQUEST_DTYPE)
         for column, name in enumerate(("intended_ns", "start_ns", "end_ns", "tid", "cpu_start", "cpu_end")):
             requests[name] = [row[column] for row in self.rows]

@@ -34,7 +34,7 @@ def count_events(
     """int64[requests, EVENT_CLASSES]: events that ended in [start, end) while the serving thread was on the CPU.
 
     An interrupt counts when the serving thread was the interrupted task, a preemption when it was switched out while
-    it wanted to run. `until_ns`: another end per request, not after its own. The requests of one thread must not overlap.
+    it wanted to run. `until_ns`: another end per request, not after its own. Requests of one thread must not overlap.
     """
     counts = np.zeros((len(requests), len(EVENT_CLASSES)), np.int64)
     number = _class_of(events)

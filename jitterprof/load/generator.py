@@ -114,6 +114,7 @@ class _Load:
         self.floor: Paced | None = None
         self.main: Paced | Unpaced | None = None
         self.measure_ns = 0
+        self._done = [threading.Event() for _ in streams]
         self._ready = threading.Barrier(len(streams), self._begin_floor)
         self._warm = threading.Barrier(len(streams), self._begin_main)
 
@@ -164,8 +165,13 @@ class _Load:
             self._ready.abort()
             self._warm.abort()
         finally:
-            if worker is not None:
-                worker.close()
+            try:
+                if worker is not None:
+                    worker.close()
+            except BaseException as error:
+                self.errors.append(error)
+            finally:
+                self._done[number].set()
 
     def serve(self) -> None:
         """Returns when all workers are done; raises what killed one."""
@@ -175,12 +181,15 @@ class _Load:
         ]
         for thread in threads:
             thread.start()
-        for thread in threads:
-            while thread.is_alive():
+        # Not thread.join: an interrupt there makes Python 3.11 take a running thread for a finished one (bpo-45274).
+        for done in self._done:
+            while not done.is_set():
                 try:
-                    thread.join()
+                    done.wait()
                 except KeyboardInterrupt:
                     self.setting.stop.request("interrupted")
+        for thread in threads:
+            thread.join()
         if self.errors:
             raise self.errors[0]
 

@@ -99,6 +99,8 @@ _CHECKS: dict[str, Callable[[str], str]] = {
     "runtime.spinning": _choice("runtime.spinning"),
     "runtime.gc": _choice("runtime.gc"),
     "runtime.omp_wait_policy": _choice("runtime.omp_wait_policy"),
+    # Not a knob, but given the same way; the backend knows what a shape is and checks it.
+    "input.shape": lambda text: text,
 }
 SETTING_IDS: tuple[str, ...] = tuple(_CHECKS)
 
