@@ -118,6 +118,7 @@ static __always_inline void victim_out(struct jp_cpu *cpu, const void *prev, u64
 		flags |= OUT_IN_RECLAIM;
 	if (is_throttled(prev)) {
 		flags |= OUT_THROTTLED;
+		argument = name_cgroup(cpu, prev);
 		state = S_THROTTLED;
 	} else if (preempt || !prev_state) {
 		state = S_PREEMPTED;

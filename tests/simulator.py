@@ -151,7 +151,9 @@ class Machine:
             if not thread.log or thread.log[-1][1] != blame:
                 thread.log.append((self.now, blame))
 
-    def emit(self, cpu: Cpu, kind: EventKind, tid: int = 0, other: int = 0, a: int = 0, b: int = 0, flags: int = 0) -> None:
+    def emit(
+        self, cpu: Cpu, kind: EventKind, tid: int = 0, other: int = 0, a: int = 0, b: int = 0, flags: int = 0
+    ) -> None:
         self.events.append((self.now, cpu.seq, cpu.number, kind, flags, tid, other, a, b))
         cpu.seq += 1
 
@@ -208,14 +210,18 @@ class Machine:
 
     # The scheduler.
 
-    def switch(self, cpu: Cpu, flags: int = 0, state: int = 0, number: int = 0, argument: int = 0, stay: bool = False) -> None:
+    def switch(
+        self, cpu: Cpu, flags: int = 0, state: int = 0, number: int = 0, argument: int = 0, stay: bool = False
+    ) -> None:
         """Take the current task off `cpu` and put another on it."""
         old = cpu.current
         if cpu.work and old >= FIRST_KWORKER:
             self.emit(cpu, EventKind.WORK, old, a=cpu.work[0], b=cpu.work[1])
             cpu.work = None
         ready = [tid for tid in cpu.queue if self.threads[tid].placed and tid != old]
-        ready += [t.tid for t in self.threads.values() if t.state == "throttled" and t.cpu == cpu.number and t.tid != old]
+        ready += [
+            t.tid for t in self.threads.values() if t.state == "throttled" and t.cpu == cpu.number and t.tid != old
+        ]
         others = [tid for tid in self.noise if tid != old and all(other.current != tid for other in self.cpus)]
         others = [tid for tid in others if tid < FIRST_KWORKER or tid - FIRST_KWORKER == cpu.number]
         new = self.random.choice(ready) if ready and (not stay) and self.random.random() < 0.7 else 0
@@ -553,8 +559,8 @@ class Machine:
 
     def run(self, steps: int) -> Trace:
         weighted: list[tuple[Callable[[], bool], int]] = [
-            (self.start_thread, 2), (self.reschedule, 10), (self.migrate, 2), (self.settle_down, 6), (self.go_to_sleep, 10),
-            (self.wake_up, 12), (self.false_wake, 1), (self.stop, 1), (self.resume, 2), (self.throttle, 1),
+            (self.start_thread, 2), (self.reschedule, 10), (self.migrate, 2), (self.settle_down, 6),
+            (self.go_to_sleep, 10), (self.wake_up, 12), (self.false_wake, 1), (self.stop, 1), (self.resume, 2), (self.throttle, 1),
             (self.interrupt, 6), (self.end_interrupt, 12), (self.fault, 3), (self.reclaim, 1), (self.collect, 2),
             (self.serve, 14),
         ]  # fmt: skip
@@ -620,7 +626,9 @@ class Machine:
 
     def account(self, thread: Thread, intended: int, ready: int, start: int, end: int) -> list[tuple[int, int, Blame]]:
         pieces: list[tuple[int, int, Blame]] = [(intended, ready, (Cause.QUEUE, ""))]
-        for (begin, blame), (until, _) in zip(thread.log, [*thread.log[1:], (self.now, thread.log[-1][1])], strict=True):
+        for (begin, blame), (until, _) in zip(
+            thread.log, [*thread.log[1:], (self.now, thread.log[-1][1])], strict=True
+        ):
             idle = blame
             if blame[0] in (Cause.RUN, Cause.SLEEP):
                 idle = (Cause.DISPATCH, "timer" if blame[0] == Cause.SLEEP else "")

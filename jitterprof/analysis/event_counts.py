@@ -1,10 +1,14 @@
-"""How many events of each class hit each request on the thread that served it."""
+"""How many events of each class hit each request on the thread that served it.
+
+Interrupts that come back to back count once, in the class of the longest (`interruptions.py`).
+"""
 
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from jitterprof.analysis.interruptions import interruptions
 from jitterprof.model.cause import Cause
 from jitterprof.model.event import SOFTIRQ_NAMES, EventKind, OutFlag, Vector
 
@@ -37,7 +41,11 @@ def count_events(
     it wanted to run. `until_ns`: another end per request, not after its own. Requests of one thread must not overlap.
     """
     counts = np.zeros((len(requests), len(EVENT_CLASSES)), np.int64)
-    number = _class_of(events)
+    number = class_of(events)
+    interrupts = np.isin(events["kind"], (EventKind.HARDIRQ, EventKind.SOFTIRQ, EventKind.VECTOR, EventKind.NMI))
+    leads = np.zeros(len(events), bool)
+    leads[interruptions(events).leader] = True
+    number[interrupts & ~leads] = -1
     counted = np.flatnonzero(number >= 0)
     tids, times, number = (
         events["tid"][counted].astype(np.int64),
@@ -56,7 +64,8 @@ def count_events(
     return counts
 
 
-def _class_of(events: npt.NDArray[np.void]) -> npt.NDArray[np.int64]:
+def class_of(events: npt.NDArray[np.void]) -> npt.NDArray[np.int64]:
+    """Index into EVENT_CLASSES of each event, -1 for those that have no cost of their own."""
     kind, flags, other = events["kind"], events["flags"], events["other"].astype(np.int64)
     index = {event_class.cause: number for number, event_class in enumerate(EVENT_CLASSES[:_FIRST_SOFTIRQ])}
     number = np.full(len(events), -1, np.int64)

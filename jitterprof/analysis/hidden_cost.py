@@ -11,6 +11,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
+from jitterprof.analysis.calibration import HostCosts
 from jitterprof.analysis.event_counts import EVENT_CLASSES, EventClass, count_events
 from jitterprof.analysis.spikes import MIN_BODY, measured_rows
 from jitterprof.model.cause import Cause
@@ -45,12 +46,16 @@ class HiddenCost:
 
 
 def bill_hidden_cost(
-    requests: npt.NDArray[np.void], events: npt.NDArray[np.void], ledger: Ledger, seed: int = 0
+    requests: npt.NDArray[np.void],
+    events: npt.NDArray[np.void],
+    ledger: Ledger,
+    host: HostCosts | None = None,
+    seed: int = 0,
 ) -> tuple[Ledger, tuple[HiddenCost, ...]]:
     """Move what the events of a request cost beyond their spans from `run` to the events' causes.
 
-    At most the request's `run` excess over its shape's median is moved, and only for classes whose interval excludes
-    zero. The new pieces have `calibrated_ns` = `ns`; where in the running time they lie is not known, they are put at
+    The price of a class is what the regression over this session says, where its interval excludes zero, else what the
+    spin canary measured on this `host`. At most the request's `run` excess over its shape's median is moved. The new pieces have `calibrated_ns` = `ns`; where in the running time they lie is not known, they are put at
     its beginning. Every request's sum is unchanged. Returns the ledger as it is when there is nothing to bill.
     """
     rows = measured_rows(requests)
@@ -61,7 +66,7 @@ def bill_hidden_cost(
     excess, shape = _over_median(mine["shape"], run[rows])
     counts = count_events(mine, events)
     costs = _calibrate(mine, events, counts, excess, shape, seed)
-    price = np.zeros(len(EVENT_CLASSES))
+    price = np.zeros(len(EVENT_CLASSES)) if host is None else host.ns.copy()
     for cost in costs:
         if cost.used:
             price[EVENT_CLASSES.index(cost.event_class)] = cost.ns

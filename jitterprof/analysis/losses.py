@@ -107,10 +107,12 @@ class Anchors:
 @dataclass(frozen=True, slots=True)
 class Doubts:
     """What losses do to the time in which threads ran: `hard`, the thread may have been anywhere; `soft`, it certainly
-    ran there but what it did is not known. Groups are threads."""
+    had the CPU but what it did is not known; `masked`, the part of that in which it may have been in a softirq or
+    vector that left no record. Groups are threads."""
 
     hard: Intervals
     soft: Intervals
+    masked: Intervals
 
 
 def doubts(
@@ -143,9 +145,9 @@ def doubts(
         np.concatenate([hard_from, start[broken]]),
         np.concatenate([back, end[broken]]),
     )
-    calm = np.minimum(losses.clean[gap], last_end(faults, who, lost_from, begin))
-    soft_from = np.maximum(begin, anchors.last(who, lost_from, calm))
-    return Doubts(hard, union(who, np.minimum(soft_from, lost_from), lost_from))
+    clean = np.minimum(anchors.last(who, lost_from, np.maximum(losses.clean[gap], begin)), lost_from)
+    no_fault = np.minimum(anchors.last(who, lost_from, last_end(faults, who, lost_from, begin)), lost_from)
+    return Doubts(hard, union(who, np.minimum(clean, no_fault), lost_from), union(who, clean, lost_from))
 
 
 def last_end(faults: Intervals, thread: Ints, time: Ints, otherwise: Ints) -> Ints:

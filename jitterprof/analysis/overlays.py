@@ -52,13 +52,10 @@ def paint_thread_work(segments: Rows, evidence: Evidence, doubts: Doubts) -> Row
     ):
         tid = records["tid"].astype(np.int64)
         segments = _paint_records(segments, _running(segments), tid, records, np.full(len(tid), int(cause)), codes)
-    soft = doubts.soft
-    thread = np.where(segments["role"] == Role.RUNNING, segments["thread"], -1).astype(np.int64)
-    lost = np.full(len(soft), plain(CulpritKind.LOST))
-    return _paint(segments, thread, soft, np.full(len(soft), int(Cause.UNKNOWN)), lost)
+    return _doubt_runs(segments, doubts.soft)
 
 
-def paint_interrupts(segments: Rows, evidence: Evidence, losses: Losses, coder: Coder) -> Rows:
+def paint_interrupts(segments: Rows, evidence: Evidence, losses: Losses, doubts: Doubts, coder: Coder) -> Rows:
     """What interrupted the CPU on which a thread ran or waited."""
     steal = evidence.of_kind(EventKind.STEAL)
     if len(steal):
@@ -76,7 +73,7 @@ def paint_interrupts(segments: Rows, evidence: Evidence, losses: Losses, coder: 
         np.full(len(softirq), int(Cause.SOFTIRQ)),
         coded(CulpritKind.SOFTIRQ, softirq["other"]),
     )
-    segments = _doubt_waits(segments, losses)
+    segments = _doubt_waits(_doubt_runs(segments, doubts.masked), losses)
     vector = evidence.of_kind(EventKind.VECTOR)
     segments = _paint_by_cpu(
         segments,
@@ -100,10 +97,18 @@ def _paint_by_cpu(segments: Rows, records: Rows, cause: Ints, code: Ints) -> Row
 
 
 def _doubt_waits(segments: Rows, losses: Losses) -> Rows:
-    """Before a loss a softirq may have been under way on the CPU since the last record that rules it out. (Interrupts
-    above it that did leave a record are still what they are: they are painted after this.)"""
+    """Before a loss a softirq or vector may have been under way on the CPU since the last record that rules it out.
+    (What interrupted it in turn and did leave a record is still what it is: that is painted after this.)"""
     before = losses.by_cpu
-    spans = intervals(before.group, losses.clean, before.start)
     waiting = np.where(segments["role"] == Role.WAITING, segments["cpu"], -1).astype(np.int64)
+    return _paint_lost(segments, waiting, intervals(before.group, losses.clean, before.start))
+
+
+def _doubt_runs(segments: Rows, spans: Intervals) -> Rows:
+    running = np.where(segments["role"] == Role.RUNNING, segments["thread"], -1).astype(np.int64)
+    return _paint_lost(segments, running, spans)
+
+
+def _paint_lost(segments: Rows, group: Ints, spans: Intervals) -> Rows:
     lost = np.full(len(spans), plain(CulpritKind.LOST))
-    return _paint(segments, waiting, spans, np.full(len(spans), int(Cause.UNKNOWN)), lost)
+    return _paint(segments, group, spans, np.full(len(spans), int(Cause.UNKNOWN)), lost)

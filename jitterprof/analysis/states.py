@@ -1,7 +1,7 @@
 """From a thread's own scheduler records to its states: running, queued, blocked, throttled, stopped, unknown."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -149,7 +149,7 @@ def _running(episodes: Episodes, evidence: Evidence, anchors: Anchors, losses: L
     faults = _by_thread(evidence.of_kind(EventKind.FAULT), episodes)
     doubt = doubts(losses, mine, faults, thread, cpu, start, end, inferred, consistent)
     unended = _unended(episodes, evidence, chosen, faults, mine, losses)
-    return rows, Doubts(doubt.hard, _both(doubt.soft, unended))
+    return rows, replace(doubt, soft=_both(doubt.soft, unended))
 
 
 def _by_thread(records: Rows, episodes: Episodes) -> Intervals:
@@ -200,8 +200,8 @@ def _both(first: Intervals, second: Intervals) -> Intervals:
 @dataclass(frozen=True, slots=True)
 class _Spans:
     """Off-CPU episodes: `episode` (index), bounds, and how the thread came out of its sleep: `wake` is where the wait
-    for a CPU begins (== `end`: never), `cpu` the queue that it begins in, `waking` the record (-1: none), `raced`: that
-    record came before the switch-out."""
+    for a CPU begins (== `end`: never), `cpu` the queue that it begins in, `waking` the record (-1: none). `early`: a
+    WAKING came before the switch-out; `raced`: it is the one that counts."""
 
     episode: Ints
     start: Ints
@@ -209,6 +209,7 @@ class _Spans:
     wake: Ints
     cpu: Ints
     waking: Ints
+    early: Flags
     raced: Flags
 
 
@@ -290,8 +291,9 @@ def _wakes(episodes: Episodes, chosen: Ints, preempted: Flags, never: Flags) -> 
     # The record before the switch-out belongs to the stint that it ends, as does every WAKING since the stint's opener.
     previous = np.where(chosen > 0, episodes.left[np.maximum(chosen - 1, 0)], 0)
     is_out = kind[left] == EventKind.SWITCH_OUT
-    pending, pending_found = _last(np.flatnonzero(kind == EventKind.WAKING), previous, left)
-    pending_found &= is_out & ~waking_found & ~preempted & ~never
+    pending, early = _last(np.flatnonzero(kind == EventKind.WAKING), previous, left)
+    early &= is_out & ~preempted & ~never
+    pending_found = early & ~waking_found
 
     ts = records["ts"].astype(np.int64)
     queue = (records["a"] & _LOW32).astype(np.int64)
@@ -302,7 +304,7 @@ def _wakes(episodes: Episodes, chosen: Ints, preempted: Flags, never: Flags) -> 
     )
     cpu = np.where(preempted, records["cpu"][left].astype(np.int64), queue[placed])
     record = np.where(preempted | never, -1, np.where(waking_found, waking, np.where(pending_found, pending, -1)))
-    return _Spans(chosen, start, end, wake, cpu, record, pending_found)
+    return _Spans(chosen, start, end, wake, cpu, record, early, pending_found)
 
 
 def _first(positions: Ints, left: Ints, limit: Ints) -> tuple[Ints, Flags]:
@@ -349,11 +351,14 @@ def _certain_until(
     # A WAKING that is lost takes the waker with it; and one that raced the switch-out is lost before it.
     since = np.where(sleeps, episodes.start[np.maximum(spans.episode - 1, 0)], spans.start)
     vanished = sleeps & (spans.waking < 0) & (losses.first(since, spans.end) != FOREVER)
+    early = spans.early | (sleeps & (losses.first(since, spans.start) != FOREVER))
     unmatched = (episodes.right[spans.episode] == EventKind.SWITCH_OUT) & ~hit
     fault_end = np.minimum(next_end(faults, episodes.thread[spans.episode], spans.start), evidence.window[1])
     fault_lost = blocked.doubtful & asleep & (losses.first(spans.start, np.maximum(fault_end, spans.start)) != FOREVER)
     never_known = vanished | unmatched | (spans.raced & hit)
-    sleep_void = never_known | fault_lost | (is_head & hit) | (asleep & blocked.by_waker & (in_sleep != FOREVER))
+    sleep_void = never_known | fault_lost | (is_head & hit)
+    # So may have been a WAKING that is seen, if the thread ran once more before the one that seems to end its sleep.
+    sleep_void |= (asleep & blocked.by_waker | early) & (in_sleep != FOREVER)
     sleep_from = np.where(sleep_void, spans.start, in_sleep)
     # After a loss a WAKING may have met a thread that ran already; before a thread's first switch always.
     doubted = is_head | ((in_sleep != FOREVER) & (spans.start < spans.wake))

@@ -11,7 +11,7 @@ from jitterprof.analysis.evidence import Evidence
 from jitterprof.analysis.losses import Anchors, Losses, find_losses
 from jitterprof.analysis.occupancy import blame_occupants
 from jitterprof.analysis.overlays import paint_interrupts, paint_thread_work
-from jitterprof.analysis.segments import SEGMENT_DTYPE, Intervals, Ints, Role, Rows, collect
+from jitterprof.analysis.segments import SEGMENT_DTYPE, Ints, Role, Rows, collect
 from jitterprof.analysis.states import States, thread_states
 from jitterprof.model.cause import Cause
 
@@ -60,7 +60,7 @@ def build_timeline(requests: npt.NDArray[np.void], evidence: Evidence) -> Timeli
     segments = _extended(states, window, lowest, highest)
     segments = blame_occupants(segments, evidence, coder, highest)
     segments = paint_thread_work(segments, evidence, states.doubts)
-    segments = paint_interrupts(segments, evidence, losses, coder)
+    segments = paint_interrupts(segments, evidence, losses, states.doubts, coder)
     segments = follow_wakers(segments, states.tids, states.waker)
     return Timeline(states.tids, segments, (lowest, highest), coder, evidence)
 
@@ -95,10 +95,8 @@ def _with_steady_threads(states: States, requests: npt.NDArray[np.void], evidenc
     tids = np.union1d(states.tids, added["tid"].astype(np.int64))
     segments = np.concatenate([states.segments, added])
     segments["thread"] = np.searchsorted(tids, segments["tid"])
-    none = np.zeros(0, np.int64)
     # Nothing was lost, so there are no doubts, whose threads would have to be renumbered.
-    doubts = replace(states.doubts, hard=Intervals(none, none, none, none), soft=Intervals(none, none, none, none))
-    return States(tids, segments, doubts, states.waker)
+    return States(tids, segments, states.doubts, states.waker)
 
 
 def _extended(states: States, window: tuple[int, int], lowest: int, highest: int) -> Rows:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from jitterprof.errors import JitterprofError
 from jitterprof.experiment.channel import Channel
 from jitterprof.experiment.children import enter_child
-from jitterprof.model.event import EventKind
+from jitterprof.model.event import EventKind, OutFlag
 from jitterprof.store.streams import EVENT_STREAM, EventStream
 from jitterprof.system.counters import Counters, difference, snapshot
 from jitterprof.system.files import Host
@@ -55,10 +55,24 @@ class Drained:
         # In task context the waker's word is the work item that a kworker ran; small numbers are irqs and vectors.
         wakers = events["b"][(kind == EventKind.WAKING) & (events["flags"] == 0)]
         self.functions.update(np.unique(wakers).tolist())
-        groups = set(np.unique(events["a"][kind == EventKind.TASK_CGROUP]).tolist()) - self.groups.keys()
+        groups = set(np.unique(events["a"][kind == EventKind.TASK_CGROUP]).tolist())
+        throttled = (kind == EventKind.SWITCH_OUT) & (events["flags"] & OutFlag.THROTTLED != 0)
+        groups |= set(np.unique(events["b"][throttled]).tolist())
+        groups -= self.groups.keys() | {0}
         if groups:
-            self.groups.update(dict.fromkeys(groups, ""))
+            names = _recorded_names(events[kind == EventKind.CGROUP])
+            self.groups.update({group: names.get(group & 0xFFFFFFFF, "") for group in groups})
             self.groups.update(cgroup_paths(host, groups))
+
+
+def _recorded_names(records: npt.NDArray[np.void]) -> dict[int, str]:
+    """Low half of the kernfs id -> "parent/name" from CGROUP records, for cgroups whose directory is gone already."""
+    texts: dict[tuple[int, int], bytes] = {}
+    for record in records[np.argsort(records["other"], kind="stable")]:
+        key = (int(record["tid"]), int(record["flags"]))
+        texts[key] = texts.get(key, b"") + record["a"].tobytes() + record["b"].tobytes()
+    names = {key: text.split(b"\0")[0].decode(errors="replace") for key, text in texts.items()}
+    return {group: f"{names.get((group, 1), '')}/{name}" for (group, level), name in names.items() if level == 0}
 
 
 def _be_quiet() -> None:
@@ -80,11 +94,11 @@ class _Start:
 class Recorder:
     """One BPF recording, from attach to the summary."""
 
-    def __init__(self, channel: Channel, pid: int, out: Path, events: bool) -> None:
+    def __init__(self, channel: Channel, pid: int, out: Path, events: bool, canary_pid: int) -> None:
         self._channel, self._pid, self._out = channel, pid, out
         self._host = Host()
         tick = next(iter(symbol_addresses(self._host, _TICKS).values()), 0)
-        self._session = TraceSession(pid, events=events, tick_function=tick)
+        self._session = TraceSession(pid, events=events, tick_function=tick, canary_pid=canary_pid)
         self._stream = EventStream(out / EVENT_STREAM) if events else None
         self._drained = Drained()
         self._escalated = False
@@ -161,6 +175,7 @@ class Recorder:
             "done",
             records=self._drained.records,
             lost=sum(row.lost for row in rows),
+            missing=max(0, sum(row.seq for row in rows) - self._drained.records),
             recursion_misses=missed,
             cpu_seq={str(row.cpu): row.seq - 1 for row in rows if row.seq},
             symbols={str(address): name for address, name in symbols.items()},
@@ -213,7 +228,7 @@ def _run(channel: Channel, stopping: Callable[[], bool]) -> None:
     if mode == "procfs":
         _sample(channel, pid, out, stopping)
         return
-    recorder = Recorder(channel, pid, out, events=mode == "bpf")
+    recorder = Recorder(channel, pid, out, mode == "bpf", int(str(start.body["canary_pid"])))
     _be_quiet()
     recorder.record(stopping)
     recorder.finish()

@@ -17,6 +17,7 @@ from jitterprof.load.request_file import progress
 from jitterprof.model.request import Phase
 from jitterprof.model.run import SCHEMA_VERSION, Loss, Manifest, ProbeStatus, Quantiles, RunSpec
 from jitterprof.store import Run, create_run, finish_run, write_manifest
+from jitterprof.store.streams import CANARY_STREAM
 from jitterprof.system.cpus import allowed_cpus, housekeeping_cpus, smt_siblings
 from jitterprof.system.environment import read_environment
 from jitterprof.system.files import Host
@@ -29,6 +30,7 @@ Listener = Callable[[str, float | None], None]
 _START_S = 300.0
 _ATTACH_S = 60.0
 _STOP_S = 30.0
+_CANARY_S = 30.0
 #: The first moments after attaching are not measured: attaching patches kernel text on every CPU.
 _SETTLE_S = 0.5
 
@@ -112,6 +114,7 @@ class _Session:
         self.manifest = replace(
             self.manifest,
             pids=(int(str(ready.body["pid"])),),
+            spec=replace(self.spec, backend=str(_mapping(ready.body["runtime"]).get("backend", self.spec.backend))),
             shapes=tuple(str(shape) for shape in _list(ready.body["shapes"])),
             environment=environment,
         )
@@ -140,21 +143,45 @@ class _Session:
                 probes=tuple(_status(row) for row in _list(attached.body["probes"])),
             )
             write_manifest(self.out, self.manifest)
-            time.sleep(_SETTLE_S)
             return attached.fd
         raise AssertionError
 
     def _attach_as(self, mode: str) -> Message:
         allowed = allowed_cpus(self.host)
         cpus = housekeeping_cpus(allowed, self.spec.cpus or allowed, smt_siblings(self.host))
+        canary = self._start_canary() if mode == "bpf" else None
         self.recorder = start_child("jitterprof.experiment.recorder_process", self.out / "recorder.log", {})
-        self.recorder.channel.send("attach", pid=self.manifest.pids[0], out=str(self.out), mode=mode, cpus=list(cpus))
         try:
-            return _await(self.recorder, "attached", _ATTACH_S, "the recorder")
+            self.recorder.channel.send(
+                "attach",
+                pid=self.manifest.pids[0],
+                out=str(self.out),
+                mode=mode,
+                cpus=list(cpus),
+                canary_pid=canary.process.pid if canary else 0,
+            )
+            attached = _await(self.recorder, "attached", _ATTACH_S, "the recorder")
+            time.sleep(_SETTLE_S)
+            if canary is not None:
+                self.listen("measuring what an interruption costs here", None)
+                canary.channel.send("go")
+                _await(canary, "done", _CANARY_S, "the spin canary")
+            return attached
         except JitterprofError:
             self.recorder.end()
             self.recorder = None
             raise
+        finally:
+            if canary is not None:
+                canary.end()
+                canary.log.unlink(missing_ok=True)
+
+    def _start_canary(self) -> Child:
+        cpu = (self.spec.cpus or allowed_cpus(self.host))[-1]
+        canary = start_child("jitterprof.experiment.canary_process", self.out / "canary.log", {})
+        canary.channel.send("start", cpu=cpu, out=str(self.out / CANARY_STREAM))
+        _await(canary, "ready", _ATTACH_S, "the spin canary")
+        return canary
 
     def measure(self, clocks: int) -> Message | None:
         """Let the generator run; returns its account, or None when the workload died."""
@@ -316,7 +343,7 @@ def _with_summary(manifest: Manifest, summary: Mapping[str, object]) -> Manifest
         caveats.append(f"kernel functions have no names: {summary['no_symbols']}")
     if summary["escalated"]:
         caveats.append("the recorder left its idle priority because the ring was filling up")
-    loss = Loss(ring_full=int(str(summary["lost"])), recursion_misses=int(str(summary["recursion_misses"])))
+    loss = Loss(*(int(str(summary[name])) for name in ("lost", "recursion_misses", "missing")))
     return replace(
         manifest,
         symbols=_names(summary["symbols"]),
@@ -379,7 +406,7 @@ def record_session(spec: RunSpec, out: Path, listen: Listener = lambda _phase, _
 
 def _discard(out: Path) -> None:
     """Remove a run directory in which nothing was measured, and nothing else: only files that we make ourselves."""
-    for name in ("manifest.json", "workload.log", "recorder.log", "events.stream", "samples.stream"):
+    for name in ("manifest.json", "workload.log", "recorder.log", "canary.log", "events.stream", "canary.stream", "samples.stream"):
         (out / name).unlink(missing_ok=True)
     try:
         out.rmdir()

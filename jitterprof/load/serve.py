@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jitterprof.load.cpu import CPU
-from jitterprof.load.worker import Snapshot, Worker
+from jitterprof.load.worker import Worker
 from jitterprof.model.request import Phase, Status
 from jitterprof.units import NS_PER_MS
 
@@ -46,7 +46,7 @@ def serve_open(worker: Worker, plan: Paced, infer: Callable[..., Any], mark: Cal
     now, sleep_until, cells = worker.setting.clock.now, worker.sleep_until, worker.cpu.cells
     stop, margin, record = worker.setting.stop.cell, worker.margin_ns, worker.record
     before = worker.counters.before if worker.counters is not None else None
-    snapshot: Snapshot | None = worker.snapshot()
+    begins, ends = worker.snapshots() or (None, None)
     take, offsets, count, warm, base = plan.take, plan.offsets, plan.count, plan.warm, plan.base_ns
     phase, ok, error_status = plan.first, int(Status.OK), int(Status.ERROR)
     while (index := next(take)) < count:
@@ -74,8 +74,8 @@ def serve_open(worker: Worker, plan: Paced, infer: Callable[..., Any], mark: Cal
             start = now()
             if start >= target:
                 break
-        if snapshot is not None:
-            snapshot(0)
+        if begins is not None:
+            begins()
             cpu = cells[CPU]
             start = now()
         try:
@@ -91,8 +91,8 @@ def serve_open(worker: Worker, plan: Paced, infer: Callable[..., Any], mark: Cal
             cpu_end = cells[CPU]
             status = error_status
             worker.failed(error, end)
-        if snapshot is not None:
-            snapshot(1)
+        if ends is not None:
+            ends()
         record(phase, index, target, start, end, cpu, cpu_end, status)
 
 
@@ -100,7 +100,7 @@ def serve_closed(worker: Worker, plan: Unpaced, infer: Callable[..., Any], mark:
     now, cells = worker.setting.clock.now, worker.cpu.cells
     stop, record = worker.setting.stop.cell, worker.record
     before = worker.counters.before if worker.counters is not None else None
-    snapshot = worker.snapshot()
+    begins, ends = worker.snapshots() or (None, None)
     take, phase, ok, error_status = plan.take_warm, Phase.WARMUP, int(Status.OK), int(Status.ERROR)
     limit = None
     # The files are sized inside the warm-up, which may be shortened by it; the measured window may not.
@@ -116,8 +116,8 @@ def serve_closed(worker: Worker, plan: Unpaced, infer: Callable[..., Any], mark:
             return
         if before is not None:
             before()
-        if snapshot is not None:
-            snapshot(0)
+        if begins is not None:
+            begins()
         cpu = cells[CPU]
         start = now()
         try:
@@ -133,8 +133,8 @@ def serve_closed(worker: Worker, plan: Unpaced, infer: Callable[..., Any], mark:
             cpu_end = cells[CPU]
             status = error_status
             worker.failed(error, end)
-        if snapshot is not None:
-            snapshot(1)
+        if ends is not None:
+            ends()
         record(phase, index, start, start, end, cpu, cpu_end, status)
 
 

@@ -23,7 +23,7 @@ _PACK = struct.Struct("<8q").pack_into
 _GC_BATCH = 256
 _SNAPSHOT_TRIES = 1000
 
-Snapshot = Callable[[int], None]
+Snapshot = Callable[[], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +62,20 @@ class Failures:
     first_ns: int = 0
 
 
+def _copier(slot: memoryview, to: memoryview) -> Snapshot:
+    def snapshot() -> None:
+        tries = _SNAPSHOT_TRIES
+        while tries:
+            version = slot[CLOCK_VERSION]
+            to[:] = slot
+            if not version & 1 and slot[CLOCK_VERSION] == version:
+                return
+            tries -= 1
+        to[CLOCK_VERSION] = 1
+
+    return snapshot
+
+
 class Worker:
     """Made in the thread that will serve. `record` is called once per request, after its end."""
 
@@ -85,6 +99,7 @@ class Worker:
         if setting.clocks is not None:
             self.clock_file = ClockFile(folder / f"clocks.{number}.stream", setting.rows)
         self.counters = ThreadCounters(self.tid, setting.procfs) if setting.procfs is not None else None
+        self._edges = memoryview(bytearray(CLOCK_ROW_WORDS * 8)).cast("Q")
         self._views()
         self.lock()
         self.margin_ns = self._margin()
@@ -121,8 +136,8 @@ class Worker:
 
         return mark
 
-    def snapshot(self) -> Snapshot | None:
-        """`snapshot(0 or 1)` copies this thread's state clock into the begin or end of the current row.
+    def snapshots(self) -> tuple[Snapshot, Snapshot] | None:
+        """Two functions that copy this thread's state clock at the begin and the end of a request; `record` keeps both.
 
         The kernel may update the slot at any instruction; a copy during which it did is taken again. One that never
         comes out whole keeps an odd version, as the kernel itself marks a slot under change.
@@ -132,21 +147,7 @@ class Worker:
         if clocks is None or slot is None:
             return None
         mine = clocks.array.cast("B").cast("Q")[slot * CLOCK_WORDS : (slot + 1) * CLOCK_WORDS]
-        rows = self.rows
-
-        def snapshot(end: int) -> None:
-            # Read afresh each time: the mapping moves when the file grows.
-            to, target = self._snapshots, rows.rows * CLOCK_ROW_WORDS + end * CLOCK_WORDS
-            tries = _SNAPSHOT_TRIES
-            while tries:
-                version = mine[CLOCK_VERSION]
-                to[target : target + CLOCK_WORDS] = mine  # type: ignore[index]
-                if not version & 1 and mine[CLOCK_VERSION] == version:
-                    return
-                tries -= 1
-            to[target + CLOCK_VERSION] = 1  # type: ignore[index]
-
-        return snapshot
+        return _copier(mine, self._edges[:CLOCK_WORDS]), _copier(mine, self._edges[CLOCK_WORDS:])
 
     def record(
         self, phase: Phase, seq: int, intended: int, start: int, end: int, cpu_start: int, cpu_end: int, status: int
@@ -162,6 +163,8 @@ class Worker:
         at = ROW_PAGE + row * ROW_BYTES
         cpus = (cpu_start & 0xFFFF) | (cpu_end & 0xFFFF) << 16
         _PACK(self._bytes, at, intended, start, 0, cpus, state, shape, seq, -1)
+        if self._snapshots is not None:
+            self._snapshots[row * CLOCK_ROW_WORDS : (row + 1) * CLOCK_ROW_WORDS] = self._edges
         # Last: until END is there, the row does not count.
         self._words[(at >> 3) + WORD_END] = end
         file.rows = row = row + 1

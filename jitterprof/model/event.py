@@ -32,7 +32,8 @@ class EventKind(IntEnum):
 
     #: Victim `tid` leaves `cpu`; `other` = the tid that gets it. flags: OutFlag.
     #: a = prev_state (low 32 bits) | system call number << 32 (0xffff: not in a system call, i.e. in an exception);
-    #: b = the first system-call argument (fd, futex address), or the dev_t of its last block request where IOWAIT is set.
+    #: b = the first system-call argument (fd, futex address); where IOWAIT is set, the dev_t of its last block request;
+    #: where THROTTLED is set, the kernfs id of its cpu cgroup.
     SWITCH_OUT = 1
     #: Victim `tid` gets `cpu`; `other` = the tid that had it.
     SWITCH_IN = 2
@@ -56,6 +57,9 @@ class EventKind(IntEnum):
     TASK = 9
     #: The cpu cgroup of `tid`: a = kernfs id (the inode number of the cgroup directory).
     TASK_CGROUP = 10
+    #: Part `other` (0, 1) of the name of the cgroup whose kernfs id has the low 32 bits `tid`: a, b = 16 characters.
+    #: flags 0: its own name, 1: its parent's. Written once, since the cgroup may be gone when the session ends.
+    CGROUP = 11
     #: Device interrupt [a, ts) on `cpu`: other = irq number. tid = the task that was current.
     HARDIRQ = 16
     #: Softirq [a, ts) on `cpu`: other = vector (SOFTIRQ_NAMES). tid = the task that was current (ksoftirqd or a victim).

@@ -45,3 +45,9 @@ PROCFS_ROW = np.dtype(
         ("majflt", "<i4"),
     ]
 )
+
+#: canary.stream: what a spinning thread saw just before the session, on a CPU of the workload and with the same probes.
+#: what = CANARY_GAP: the clock stood still from start to end. CANARY_FAULTS: `count` pages were touched for the first
+#: time in [start, end); CANARY_TOUCHES: the same pages, touched again.
+CANARY_GAP, CANARY_FAULTS, CANARY_TOUCHES = range(3)
+CANARY_DTYPE = np.dtype([("start_ns", "<i8"), ("end_ns", "<i8"), ("tid", "<i4"), ("count", "<i4"), ("what", "u1")])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -13,11 +13,12 @@ from jitterprof.errors import RunFileError, SpecError
 from jitterprof.model.event import CLOCK_WORDS, EVENT_DTYPE, EventKind
 from jitterprof.model.request import GC_DTYPE, REQUEST_DTYPE, Kind, Phase, Status
 from jitterprof.model.run import Health, Manifest
-from jitterprof.model.stream import PROCFS_ROW, WORD_SEQ, WORD_STATE
+from jitterprof.model.stream import CANARY_DTYPE, PROCFS_ROW, WORD_SEQ, WORD_STATE
 from jitterprof.store import histogram_log, tables
 from jitterprof.store.manifest import MANIFEST_NAME, STATE_COMPLETE, read_manifest, write_manifest
 from jitterprof.store.requests import SeqMap, assemble_requests, dispatch_lag_ns
 from jitterprof.store.streams import (
+    CANARY_STREAM,
     EVENT_STREAM,
     RowFile,
     read_clocks,
@@ -47,8 +48,8 @@ class Run:
     """One opened session.
 
     `requests`: REQUEST_DTYPE of all phases, tokens included, by intended start. `events`: EVENT_DTYPE by ts.
-    `gc`: GC_DTYPE. `clocks`: CLOCK_DTYPE. `procfs`: PROCFS_ROW; both with the `seq` of the request table. Tables that
-    the session did not record are empty.
+    `gc`: GC_DTYPE. `clocks`: CLOCK_DTYPE. `procfs`: PROCFS_ROW; both with the `seq` of the request table.
+    `canary`: CANARY_DTYPE. Tables that the session did not record are empty.
     """
 
     path: Path
@@ -58,6 +59,7 @@ class Run:
     gc: npt.NDArray[np.void]
     clocks: npt.NDArray[np.void]
     procfs: npt.NDArray[np.void]
+    canary: npt.NDArray[np.void] = field(default_factory=lambda: np.empty(0, CANARY_DTYPE))
 
 
 def create_run(path: Path, manifest: Manifest) -> Path:
@@ -88,7 +90,7 @@ def finish_run(path: Path, manifest: Manifest) -> Run:
         tables.write_array(path / "requests.parquet", run.requests)
         tables.write_array(path / "events.parquet", run.events)
         tables.write_columns(path / "threads.parquet", thread_columns(run.events, run.manifest))
-        for name, table in (("gc", run.gc), ("clocks", run.clocks), ("procfs", run.procfs)):
+        for name, table in (("gc", run.gc), ("clocks", run.clocks), ("procfs", run.procfs), ("canary", run.canary)):
             if len(table):
                 tables.write_array(path / f"{name}.parquet", table)
         _write_latency(run)
@@ -125,6 +127,7 @@ def open_run(path: Path) -> Run:
         tables.read_array(path / "gc.parquet", GC_DTYPE),
         tables.read_array(path / "clocks.parquet", CLOCK_DTYPE),
         tables.read_array(path / "procfs.parquet", PROCFS_ROW),
+        tables.read_array(path / "canary.parquet", CANARY_DTYPE),
     )
 
 
@@ -157,6 +160,7 @@ def _open_streams(path: Path, manifest: Manifest) -> Run:
         np.concatenate([np.empty(0, GC_DTYPE), *gc]),
         _clocks(path, files, seq_map),
         _procfs(np.concatenate([np.empty(0, PROCFS_ROW), *procfs]), seq_map),
+        read_records(path / CANARY_STREAM, CANARY_DTYPE),
     )
 
 

@@ -25,6 +25,7 @@ from jitterprof.model.stream import (
     WORD_END,
 )
 
+CANARY_STREAM = "canary.stream"
 EVENT_STREAM = "events.stream"
 GC_STREAM = "gc.stream"
 PROCFS_STREAM = "procfs.stream"

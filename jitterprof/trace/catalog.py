@@ -20,7 +20,8 @@ class Attachment:
 
 @dataclass(frozen=True, slots=True)
 class Offset:
-    """A member whose offset the C source gets as -D`macro`. `bit`: also a MASK_ for a bit field."""
+    """A member whose offset the C source gets as -D`macro`; of names with | between them the first that the kernel has.
+    `bit`: also a MASK_ for a bit field."""
 
     macro: str
     struct: str
@@ -31,7 +32,7 @@ class Offset:
 @dataclass(frozen=True, slots=True)
 class Probe:
     """One concern. `causes`: what becomes unknown without it. `needs` any of these offsets missing: probe missing;
-    `uses` missing: the C source leaves that part out, and `uses_causes` become unknown."""
+    `uses` missing: the C source leaves that part out. `names_only`: it writes no record of its own."""
 
     name: str
     title: str
@@ -39,6 +40,7 @@ class Probe:
     causes: tuple[Cause, ...]
     needs: tuple[Offset, ...] = ()
     uses: tuple[Offset, ...] = ()
+    names_only: bool = False
 
     @property
     def source(self) -> str:
@@ -65,6 +67,9 @@ CORE_USES = (
     Offset("OFF_GROUP_CGROUP", "task_group", "css.cgroup"),
     Offset("OFF_CGROUP_KN", "cgroup", "kn"),
     Offset("OFF_KN_ID", "kernfs_node", "id"),
+    Offset("OFF_KN_NAME", "kernfs_node", "name"),
+    # Renamed by 633488947ef6 (6.15).
+    Offset("OFF_KN_PARENT", "kernfs_node", "__parent|parent"),
 )
 
 STEAL_USES = (
@@ -138,6 +143,7 @@ PROBES: tuple[Probe, ...] = (
         ),
         (),
         uses=(Offset("OFF_HRTIMER_FUNCTION", "hrtimer", "function"),),
+        names_only=True,
     ),
     Probe(
         "memory",

@@ -26,7 +26,8 @@ class Plan:
 
 
 def _define(btf: Btf, offset: Offset) -> tuple[str, ...]:
-    member = btf.member(offset.struct, offset.member)
+    found = (btf.member(offset.struct, name) for name in offset.member.split("|"))
+    member = next((member for member in found if member is not None), None)
     if member is None:
         return ()
     defines: tuple[str, ...] = (f"-D{offset.macro}={member.offset}",)

@@ -16,6 +16,7 @@ from jitterprof.model.run import ProbeStatus
 from jitterprof.resources import probes_dir
 from jitterprof.trace import bcc_module
 from jitterprof.trace.btf import Btf
+from jitterprof.trace.catalog import PROBES
 from jitterprof.trace.faults import attach_fault_ends
 from jitterprof.trace.plan import Plan, make_plan
 from jitterprof.trace.ring import Ring
@@ -84,6 +85,7 @@ class TraceSession:
         ring_bytes: int = RING_BYTES,
         wanted: tuple[str, ...] | None = None,
         tick_function: int = 0,
+        canary_pid: int = 0,
     ) -> None:
         plan = make_plan(Btf(), wanted)
         self._cpus = possible_cpus()
@@ -91,6 +93,7 @@ class TraceSession:
         flags = [
             *plan.defines,
             f"-DTARGET_TGID={target_pid}",
+            f"-DCANARY_TGID={canary_pid or target_pid}",
             f"-DEMIT_EVENTS={int(events)}",
             f"-DRING_PAGES={ring_bytes // _PAGE}",
             f"-DWAKE_EVERY={_wake_every(ring_bytes, self._cpus)}",
@@ -104,14 +107,14 @@ class TraceSession:
         free = bpf[b"free_slots"]
         for slot in reversed(range(CLOCK_SLOTS)):
             free.push(ctypes.c_uint32(slot))
-        self._loaded = self._attach(bpf, plan, target_pid)
+        self._loaded = self._attach(bpf, plan, [pid for pid in (target_pid, canary_pid) if pid])
         self._fault_fds = self._loaded.fds
         self.ring = Ring(bpf[b"events"].map_fd, ring_bytes) if events else None
         self.ring_fd: int = bpf[b"events"].map_fd if events else -1
         self.clock_fd: int = bpf[b"clocks"].map_fd
 
     @staticmethod
-    def _attach(bpf: Any, plan: Plan, target_pid: int) -> _Loaded:
+    def _attach(bpf: Any, plan: Plan, pids: list[int]) -> _Loaded:
         statuses = {status.name: status for status in plan.statuses}
         bcc = bcc_module.load()
         by_probe = _probe_of_function()
@@ -134,7 +137,7 @@ class TraceSession:
             try:
                 minor = bpf.load_func(b"on_minor_fault", bcc.BPF.PERF_EVENT)
                 major = bpf.load_func(b"on_major_fault", bcc.BPF.PERF_EVENT)
-                tids = [int(path.name) for path in Path(f"/proc/{target_pid}/task").iterdir()]
+                tids = [int(path.name) for pid in pids for path in Path(f"/proc/{pid}/task").iterdir()]
                 fds = attach_fault_ends(tids, minor.fd, major.fd)
             except (ProbeUnavailable, OSError) as error:
                 statuses["memory"] = replace(statuses["memory"], state="partial", reason=str(error))
@@ -157,9 +160,15 @@ class TraceSession:
         return tuple(rows)
 
     def recursion_misses(self) -> int:
-        """How often the kernel skipped one of our programs because it was already running on that CPU."""
+        """How often the kernel skipped one of our programs because it was already running on that CPU.
+
+        Programs that only add a name to a record are left out: what they miss loses no time.
+        """
         missed = 0
-        for function in self._loaded.bpf.funcs.values():
+        naming = _naming_functions()
+        for name, function in self._loaded.bpf.funcs.items():
+            if name.decode() in naming:
+                continue
             for line in Path(f"/proc/self/fdinfo/{function.fd}").read_text().splitlines():
                 if line.startswith("recursion_misses:"):
                     missed += int(line.split()[1])
@@ -188,15 +197,15 @@ class TraceSession:
         self._loaded.bpf.cleanup()
 
 
-def _probe_of_function() -> dict[str, str]:
-    from jitterprof.trace.catalog import PROBES
+def _naming_functions() -> set[str]:
+    return {attachment.function for probe in PROBES if probe.names_only for attachment in probe.attachments}
 
+
+def _probe_of_function() -> dict[str, str]:
     return {attachment.function: probe.name for probe in PROBES for attachment in probe.attachments}
 
 
 def hidden_causes(statuses: tuple[ProbeStatus, ...]) -> tuple[Cause, ...]:
     """Causes that this set of probes cannot show: their time ends as `unknown` or stays in `run`."""
-    from jitterprof.trace.catalog import PROBES
-
     off = {status.name for status in statuses if status.state in ("missing", "off")}
     return tuple(cause for probe in PROBES if probe.name in off for cause in probe.causes)

@@ -4,7 +4,7 @@
  * The record's meaning by kind is documented once, in jitterprof/model/event.py; keep the two in step
  * (tests/unit/trace/test_layout.py compares them).
  *
- * Parameters come as -D from trace/program.py: TARGET_TGID, EMIT_EVENTS, RING_PAGES, WAKE_EVERY, CPUS,
+ * Parameters come as -D from trace/session.py: TARGET_TGID, CANARY_TGID, EMIT_EVENTS, RING_PAGES, WAKE_EVERY, CPUS,
  * TICK_FUNCTION and the OFF_* member offsets read from the running kernel's BTF. An OFF_* that is not
  * defined means that this kernel has no such member.
  */
@@ -20,7 +20,7 @@
 #define CLOCK_SLOTS 1024
 
 enum jp_kind {
-	SWITCH_OUT = 1, SWITCH_IN, OCCUPY, WAKING, WAKEUP, MIGRATE, FORK, EXIT, TASK, TASK_CGROUP,
+	SWITCH_OUT = 1, SWITCH_IN, OCCUPY, WAKING, WAKEUP, MIGRATE, FORK, EXIT, TASK, TASK_CGROUP, CGROUP,
 	HARDIRQ = 16, SOFTIRQ, VECTOR, NMI, FAULT, RECLAIM, STEAL, BLOCK_IO, WORK, IDLE_EXIT, SIGNAL,
 };
 
@@ -101,6 +101,7 @@ BPF_ARRAY(cpus, struct jp_cpu, CPUS);
 BPF_HASH(slots, u32, u32, CLOCK_SLOTS);
 BPF_STACK(free_slots, u32, CLOCK_SLOTS);
 BPF_TABLE("lru_hash", u32, u8, named, 16384);
+BPF_TABLE("lru_hash", u64, u8, named_groups, 1024);
 #if EMIT_EVENTS
 BPF_RINGBUF_OUTPUT(events, RING_PAGES);
 #endif
@@ -129,7 +130,8 @@ static __always_inline u64 task_ids(const void *task)
 
 static __always_inline bool is_target(u64 ids)
 {
-	return (u32)(ids >> 32) == TARGET_TGID;
+	/* The canary is traced like the target, for half a second before the session. */
+	return (u32)(ids >> 32) == TARGET_TGID || (u32)(ids >> 32) == CANARY_TGID;
 }
 
 static __always_inline struct jp_cpu *cpu_state(u32 cpu)
@@ -176,13 +178,59 @@ static __always_inline void emit(struct jp_cpu *cpu, u64 ts, u8 kind, u8 flags, 
 #endif
 }
 
+/* The kernfs node of a task's cpu cgroup; its id is the inode number of the cgroup's directory. */
+static __always_inline void *cgroup_node(const void *task)
+{
+#ifdef OFF_TASK_GROUP
+	void *group = (void *)read_u64(task + OFF_TASK_GROUP);
+
+	group = (void *)read_u64(group + OFF_GROUP_CGROUP);
+	return (void *)read_u64(group + OFF_CGROUP_KN);
+#else
+	return 0;
+#endif
+}
+
+static __always_inline void emit_path(struct jp_cpu *cpu, u64 now, u64 id, const void *node, u32 level)
+{
+#ifdef OFF_TASK_GROUP
+	u64 name[4] = {};
+
+	bpf_probe_read_kernel_str(name, sizeof(name), (void *)read_u64(node + OFF_KN_NAME));
+	emit(cpu, now, CGROUP, level, id, 0, name[0], name[1]);
+	emit(cpu, now, CGROUP, level, id, 1, name[2], name[3]);
+#endif
+}
+
+/* A cgroup may be gone before user space looks for its directory: its name and its parent's go along, once. */
+static __always_inline u64 name_cgroup(struct jp_cpu *cpu, const void *task)
+{
+#ifdef OFF_TASK_GROUP
+	void *node = cgroup_node(task);
+	u64 id = read_u64(node + OFF_KN_ID), now;
+	u8 yes = 1;
+
+	if (named_groups.lookup(&id))
+		return id;
+	named_groups.update(&id, &yes);
+	now = bpf_ktime_get_ns();
+	emit_path(cpu, now, id, node, 0);
+	node = (void *)read_u64(node + OFF_KN_PARENT);
+	if (node)
+		emit_path(cpu, now, id, node, 1);
+	return id;
+#else
+	return 0;
+#endif
+}
+
 static __always_inline void emit_name(struct jp_cpu *cpu, const void *task, u64 ids, const void *comm)
 {
 #if EMIT_EVENTS
 	u64 name[2] = {};
 	u64 now = bpf_ktime_get_ns();
 	u32 flags = 0;
-	void *cgroup;
+	u64 group;
 
 	bpf_probe_read_kernel(name, sizeof(name), comm);
 #ifdef OFF_TASK_FLAGS
@@ -190,12 +238,9 @@ static __always_inline void emit_name(struct jp_cpu *cpu, const void *task, u64 
 #endif
 	/* PF_KTHREAD, include/linux/sched.h */
 	emit(cpu, now, TASK, (flags & 0x00200000) ? 1 : 0, ids, ids >> 32, name[0], name[1]);
-#ifdef OFF_TASK_GROUP
-	cgroup = (void *)read_u64(task + OFF_TASK_GROUP);
-	cgroup = (void *)read_u64(cgroup + OFF_GROUP_CGROUP);
-	cgroup = (void *)read_u64(cgroup + OFF_CGROUP_KN);
-	emit(cpu, now, TASK_CGROUP, 0, ids, 0, read_u64(cgroup + OFF_KN_ID), 0);
-#endif
+	group = name_cgroup(cpu, task);
+	if (group)
+		emit(cpu, now, TASK_CGROUP, 0, ids, 0, group, 0);
 #endif
 }
 
