@@ -44,6 +44,12 @@ class MeasurementInvalid(JitterprofError):
     exit_code = 4
 
 
+class Interrupted(JitterprofError):
+    """Ended by Ctrl-C or SIGTERM: the user's own wish, and what a shell expects to hear of it."""
+
+    exit_code = 130
+
+
 class RestoreFailed(JitterprofError):
     """A setting could not be put back. The hint is the command that does it by hand."""
 

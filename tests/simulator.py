@@ -72,6 +72,11 @@ class Cpu:
     def calm(self) -> bool:
         return not self.frames
 
+    @property
+    def can_wake(self) -> bool:
+        """No scheduler code runs in an NMI, and nothing at all while the hypervisor runs another guest."""
+        return not self.frames or self.frames[-1].name not in ("nmi", "steal")
+
 
 @dataclass
 class Sleep:
@@ -303,7 +308,7 @@ class Machine:
         waiting = [t for t in self.threads.values() if t.state == "waiting" and self.cpus[t.cpu].calm]
         thread = self.pick(waiting)
         by = self.random.choice(self.cpus)
-        if thread is None or any(frame.name == "steal" for frame in by.frames):
+        if thread is None or not by.can_wake:
             return False
         target = self.random.choice(self.cpus)
         if target.number == thread.cpu:
@@ -318,7 +323,7 @@ class Machine:
         """A woken thread arrives in its queue; the kernel says so again, or the probe leaves it out as known."""
         thread = self.pick([t for t in self.threads.values() if t.state == "waiting" and not t.placed])
         by = self.random.choice(self.cpus)
-        if thread is None or any(frame.name == "steal" for frame in by.frames):
+        if thread is None or not by.can_wake:
             return False
         if self.random.random() < 0.5:
             self.emit(by, EventKind.WAKEUP, thread.tid, by.current, self.place_word(self.cpus[thread.cpu]))
@@ -560,7 +565,8 @@ class Machine:
     def run(self, steps: int) -> Trace:
         weighted: list[tuple[Callable[[], bool], int]] = [
             (self.start_thread, 2), (self.reschedule, 10), (self.migrate, 2), (self.settle_down, 6),
-            (self.go_to_sleep, 10), (self.wake_up, 12), (self.false_wake, 1), (self.stop, 1), (self.resume, 2), (self.throttle, 1),
+            (self.go_to_sleep, 10), (self.wake_up, 12), (self.false_wake, 1), (self.stop, 1), (self.resume, 2),
+            (self.throttle, 1),
             (self.interrupt, 6), (self.end_interrupt, 12), (self.fault, 3), (self.reclaim, 1), (self.collect, 2),
             (self.serve, 14),
         ]  # fmt: skip
@@ -596,6 +602,7 @@ class Machine:
     def under_way(self) -> list[int]:
         """Starts of what has not ended."""
         starts = [frame.start for cpu in self.cpus for frame in cpu.frames]
+        starts += [cpu.work[0] for cpu in self.cpus if cpu.work]
         starts += [thread.fault[0] for thread in self.threads.values() if thread.fault]
         return starts + [thread.reclaim for thread in self.threads.values() if thread.reclaim]
 

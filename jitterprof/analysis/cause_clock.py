@@ -14,7 +14,8 @@ from jitterprof.model.cause import Cause
 class CauseClock:
     """One thread's F(t): `reading[i]` is the time per cause up to `edge[i]`, and `cause[i]` runs from there on.
 
-    `edge`: int64[n + 1], the bounds of the thread's n segments. `reading`: int64[n + 1, k], by the k causes in `present`.
+    `edge`: int64[n + 1], the bounds of the thread's n segments. `reading`: int64[n + 1, k] for the causes in
+    `present`.
     """
 
     edge: Ints

@@ -246,9 +246,8 @@ def _decoder(evidence: Evidence, coder: Coder, tasks: Tasks) -> Callable[[int], 
             else f"blocked in {syscall_name(number, evidence.machine)}"
         )
 
-    def cgroup(tid: int) -> str:
-        number = tasks.cgroup.get(tid)
-        return evidence.cgroups.get(str(number), f"cgroup {number}") if number else "unknown cgroup"
+    def cgroup(number: int) -> str:
+        return evidence.cgroups.get(str(number)) or (f"cgroup {number}" if number else "unknown cgroup")
 
     def work(payload: int) -> str:
         return f"{tasks.comm.get(payload & _LOW32, 'kworker')} ({symbol(payload >> 32)})"
@@ -280,7 +279,7 @@ def fault_codes(address: npt.NDArray[np.uint64], major: npt.NDArray[np.bool_], e
     maps = sorted(evidence.maps)
     starts = np.array([start for start, _, _ in maps], np.uint64)
     ends = np.array([end for _, end, _ in maps], np.uint64)
-    kinds = np.array([2 if what.startswith("/") else 1 for _, _, what in maps], np.int64)
+    kinds = np.array([2 if what.startswith(("file:", "shm:")) else 1 for _, _, what in maps], np.int64)
     if not len(maps):
         return coded(CulpritKind.FAULT, np.where(major, 4, 0).astype(np.int64))
     at = np.searchsorted(starts, address, "right") - 1

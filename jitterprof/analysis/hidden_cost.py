@@ -234,8 +234,10 @@ def _culprits(
             continue
         usual = int(np.bincount(same["culprit"], same["ns"].astype(np.float64)).argmax())
         largest = np.full(size, usual, np.int32)
-        # Later assignments win: the largest piece of each request is assigned last.
-        ordered = same[np.argsort(same["ns"], kind="stable")]
-        largest[ordered["row"]] = ordered["culprit"]
+        # Per request and culprit, all of its pieces; later assignments win, so the largest sum is assigned last.
+        key, of_key = np.unique(same["row"] * len(names) + same["culprit"], return_inverse=True)
+        spent = np.bincount(of_key, same["ns"].astype(np.float64))
+        ordered = key[np.argsort(spent, kind="stable")]
+        largest[ordered // len(names)] = ordered % len(names)
         culprit[wanted] = largest[row[wanted]]
     return culprit, tuple(names)

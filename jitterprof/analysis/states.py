@@ -244,7 +244,7 @@ def _off_cpu(episodes: Episodes, evidence: Evidence, losses: Losses, coder: Code
         [
             np.full(len(out), plain(CulpritKind.UNCOVERED)),
             np.full(len(out), plain(CulpritKind.EXITED)),
-            coded(CulpritKind.CGROUP, out["tid"]),
+            coded(CulpritKind.CGROUP, out["b"]),
             _stoppers(out, evidence),
         ],
         blocked.code,

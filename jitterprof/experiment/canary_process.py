@@ -10,9 +10,9 @@ import mmap
 import os
 import platform
 import signal
-import sys
 import time
 import traceback
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -81,13 +81,11 @@ def _send_ipis(cpus: set[int]) -> None:
 def _spin_under_ipis(cpu: int, others: set[int], tid: int) -> list[Row]:
     if not others or _membarrier(_REGISTER_GLOBAL_EXPEDITED) != 0:
         return _spin(time.monotonic_ns() + SPIN_NS, tid)
-    sender = os.fork()
-    if sender == 0:
-        _send_ipis(others)
-        os._exit(0)
+    sender = get_context("fork").Process(target=_send_ipis, args=(others,))
+    sender.start()
     os.sched_setaffinity(0, {cpu})
     rows = _spin(time.monotonic_ns() + SPIN_NS, tid)
-    os.waitpid(sender, 0)
+    sender.join()
     return rows
 
 
@@ -111,7 +109,6 @@ def main() -> None:
         return
     except Exception:
         traceback.print_exc()
-        sys.stderr.flush()
         raise
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from jitterprof.errors import JitterprofError
 from jitterprof.experiment.channel import Channel
 
 _PR_SET_PDEATHSIG = 1
@@ -44,20 +45,27 @@ class Child:
 
 
 def start_child(module: str, log: Path, environment: Mapping[str, str]) -> Child:
-    """`python -m module` with one end of a channel , in a session of its own: Ctrl-C reaches the
-    coordinator alone, which then ends the others in order."""
+    """`python -m module` with one end of a channel, in a session of its own: Ctrl-C reaches the
+    coordinator alone, which then ends the others in order. Raises JitterprofError when it cannot be started."""
     ours, theirs = socket.socketpair()
     number = theirs.fileno()
-    with log.open("wb") as stderr, theirs:
-        process = subprocess.Popen(
-            [sys.executable, "-m", module, str(number), str(os.getpid())],
-            stdin=subprocess.DEVNULL,
-            stdout=stderr,
-            stderr=stderr,
-            env={**os.environ, **environment},
-            pass_fds=(number,),
-            start_new_session=True,
-        )
+    try:
+        with theirs, log.open("wb") as stderr:
+            process = subprocess.Popen(
+                [sys.executable, "-m", module, str(number), str(os.getpid())],
+                stdin=subprocess.DEVNULL,
+                stdout=stderr,
+                stderr=stderr,
+                env={**os.environ, **environment},
+                pass_fds=(number,),
+                start_new_session=True,
+            )
+    except OSError as error:
+        ours.close()
+        raise JitterprofError(
+            f"cannot start {module}: {error.filename or log}: {error.strerror}",
+            "this user must be able to run that Python, and to write into the --out directory",
+        ) from None
     return Child(process, Channel(ours), log)
 
 
@@ -66,7 +74,7 @@ def enter_child() -> Channel:
     number, parent = int(sys.argv[1]), int(sys.argv[2])
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:
-        sys.exit(0)
+        os.kill(os.getpid(), signal.SIGTERM)  # it went before we could ask to be told
     end = socket.socket(fileno=number)
     end.set_inheritable(False)
     return Channel(end)

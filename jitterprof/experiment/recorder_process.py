@@ -3,7 +3,6 @@
 import os
 import select
 import signal
-import sys
 import threading
 import time
 import traceback
@@ -18,7 +17,7 @@ from jitterprof.errors import JitterprofError
 from jitterprof.experiment.channel import Channel
 from jitterprof.experiment.children import enter_child
 from jitterprof.model.event import EventKind, OutFlag
-from jitterprof.store.streams import EVENT_STREAM, EventStream
+from jitterprof.store.streams import EVENT_STREAM, SAMPLE_STREAM, EventStream
 from jitterprof.system.counters import Counters, difference, snapshot
 from jitterprof.system.files import Host
 from jitterprof.system.kallsyms import symbol_addresses
@@ -203,19 +202,39 @@ def _sample(channel: Channel, pid: int, out: Path, stopping: Callable[[], bool])
     """The fallback: the kernel's own counters, window by window."""
     host = Host()
     stop = threading.Event()
-    with Sampler(host, (pid,), out / "samples.stream") as sampler:
+    errors: list[OSError] = []
+
+    def sample() -> None:
+        try:
+            sampler.run(stop)
+        except OSError as error:
+            errors.append(error)
+
+    sampler = Sampler(host, (pid,), out / SAMPLE_STREAM)
+    try:
         channel.send("attached", mode="procfs", probes=[])
         before = snapshot(host, (pid,))
-        thread = threading.Thread(target=sampler.run, args=(stop,))
+        thread = threading.Thread(target=sample)
         thread.start()
-        while not stopping():
+        while not stopping() and not errors:
             if channel.receive(DRAIN_S) is not None:
                 break
         stop.set()
         thread.join()
+        sampler.close()
+    except OSError as error:
+        errors.append(error)
     after = snapshot(host, (pid,))
-    oracles = {"begin_ns": before.taken_ns, "end_ns": after.taken_ns, "kernel": asdict(difference(before, after))}
-    channel.send("done", oracles=oracles, cpu_ns=time.process_time_ns())
+    reason = f"samples could not be written any more: {errors[0].strerror}" if errors else ""
+    if reason:
+        channel.send("trouble", message=reason)
+    oracles = {
+        "begin_ns": before.taken_ns,
+        "end_ns": after.taken_ns,
+        "kernel": asdict(difference(before, after)),
+        "quota_paths": list(sampler.quota_paths),
+    }
+    channel.send("done", oracles=oracles, error=reason, cpu_ns=time.process_time_ns())
 
 
 def _run(channel: Channel, stopping: Callable[[], bool]) -> None:
@@ -245,7 +264,7 @@ def main() -> None:
     except JitterprofError as error:
         channel.send_error(error)
     except EOFError:
-        sys.exit(0)
+        return  # the coordinator is gone: what was drained is on disk, and the probes go with us
     except Exception:
         traceback.print_exc()
         raise

@@ -10,7 +10,7 @@ class RunSpec:
     """Everything `jitterprof run` was asked to do, resolved: names are valid, durations are nanoseconds."""
 
     workload: str
-    backend: str = "onnxruntime"
+    backend: str = "auto"
     device: str = "cpu"
     threads: int = 1
     workers: int = 1

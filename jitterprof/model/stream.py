@@ -29,6 +29,16 @@ WORD_INTENDED, WORD_START, WORD_END, WORD_CPUS, WORD_STATE, WORD_SHAPE, WORD_SEQ
 #: clocks.N.stream: per row of requests.N.stream two snapshots of the worker's state clock (CLOCK_WORDS u64 each).
 CLOCK_ROW = np.dtype([("begin", "<u8", 24), ("end", "<u8", 24)])
 
+#: samples.stream: what the fallback saw of the host every 20 ms (probe mode "procfs"). `ts_ns`: CLOCK_MONOTONIC after
+#: the reading. Values are cumulative. `kind` says what `key` and a..d are:
+#: SAMPLE_THREAD: key = tid, a = on-CPU ns, b = run delay ns, c = times scheduled
+#: SAMPLE_CPU: key = cpu, a = device interrupts, b = softirqs, c = steal ns (10 ms steps), d = vectors (timer, IPI ...)
+#: SAMPLE_QUOTA: key = position in the manifest's oracles["quota_paths"], a = throttled ns, b = periods cut short, c = periods
+SAMPLE_DTYPE = np.dtype(
+    [("ts_ns", "<i8"), ("key", "<i4"), ("kind", "<i4"), ("a", "<i8"), ("b", "<i8"), ("c", "<i8"), ("d", "<i8")]
+)
+SAMPLE_THREAD, SAMPLE_CPU, SAMPLE_QUOTA = 1, 2, 3
+
 #: procfs.stream: what the fallback measured for one request (probe mode "procfs"), appended in row order per worker.
 #: cpu_ns: thread CPU time; run_delay_ns: from schedstat; counts of context switches and faults. All deltas over the
 #: request, read outside its timed window.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -13,12 +14,13 @@ from jitterprof.errors import RunFileError, SpecError
 from jitterprof.model.event import CLOCK_WORDS, EVENT_DTYPE, EventKind
 from jitterprof.model.request import GC_DTYPE, REQUEST_DTYPE, Kind, Phase, Status
 from jitterprof.model.run import Health, Manifest
-from jitterprof.model.stream import CANARY_DTYPE, PROCFS_ROW, WORD_SEQ, WORD_STATE
+from jitterprof.model.stream import CANARY_DTYPE, PROCFS_ROW, SAMPLE_DTYPE, WORD_SEQ, WORD_STATE
 from jitterprof.store import histogram_log, tables
 from jitterprof.store.manifest import MANIFEST_NAME, STATE_COMPLETE, read_manifest, write_manifest
 from jitterprof.store.requests import SeqMap, assemble_requests, dispatch_lag_ns
 from jitterprof.store.streams import (
     CANARY_STREAM,
+    SAMPLE_STREAM,
     EVENT_STREAM,
     RowFile,
     read_clocks,
@@ -40,6 +42,9 @@ CLOCK_DTYPE = np.dtype(
     ]
 )
 
+#: Tables that only some sessions have; each is a field of Run, NAME.parquet on disk.
+OPTIONAL_TABLES = ("gc", "clocks", "procfs", "canary", "samples")
+_FREE_SPACE = "free some space, or give another --out"
 CUT_CAVEAT = "the recording was cut: it was not closed, and holds what had reached the disk"
 
 
@@ -49,7 +54,7 @@ class Run:
 
     `requests`: REQUEST_DTYPE of all phases, tokens included, by intended start. `events`: EVENT_DTYPE by ts.
     `gc`: GC_DTYPE. `clocks`: CLOCK_DTYPE. `procfs`: PROCFS_ROW; both with the `seq` of the request table.
-    `canary`: CANARY_DTYPE. Tables that the session did not record are empty.
+    `canary`: CANARY_DTYPE. `samples`: SAMPLE_DTYPE. Tables that the session did not record are empty.
     """
 
     path: Path
@@ -60,10 +65,12 @@ class Run:
     clocks: npt.NDArray[np.void]
     procfs: npt.NDArray[np.void]
     canary: npt.NDArray[np.void] = field(default_factory=lambda: np.empty(0, CANARY_DTYPE))
+    samples: npt.NDArray[np.void] = field(default_factory=lambda: np.empty(0, SAMPLE_DTYPE))
 
 
 def create_run(path: Path, manifest: Manifest) -> Path:
-    """Make the directory `path` and its first manifest.json. Raises SpecError where something is there already."""
+    """Make the directory `path` and its first manifest.json. Raises SpecError where something is there already,
+    RunFileError where the disk is full; nothing is left behind then."""
     try:
         path.mkdir(parents=True, exist_ok=True)
         occupied = any(path.iterdir())
@@ -74,7 +81,11 @@ def create_run(path: Path, manifest: Manifest) -> Path:
     if occupied:
         what = "already holds a run" if (path / MANIFEST_NAME).exists() else "exists and is not empty"
         raise SpecError(f"{path} {what}", "give another --out, or remove it first")
-    write_manifest(path, manifest)
+    try:
+        write_manifest(path, manifest)
+    except OSError as error:
+        path.rmdir()
+        raise RunFileError(f"cannot write into {path}: {error.strerror}", _FREE_SPACE) from error
     return path
 
 
@@ -85,20 +96,22 @@ def finish_run(path: Path, manifest: Manifest) -> Run:
     are then kept.
     """
     run = _open_streams(path, manifest)
-    run = replace(run, manifest=replace(run.manifest, state=STATE_COMPLETE))
+    run = replace(run, manifest=replace(_complete_from_rows(run, run.manifest.health), state=STATE_COMPLETE))
+    optional = {name: getattr(run, name) for name in OPTIONAL_TABLES if len(getattr(run, name))}
     try:
         tables.write_array(path / "requests.parquet", run.requests)
         tables.write_array(path / "events.parquet", run.events)
         tables.write_columns(path / "threads.parquet", thread_columns(run.events, run.manifest))
-        for name, table in (("gc", run.gc), ("clocks", run.clocks), ("procfs", run.procfs), ("canary", run.canary)):
-            if len(table):
-                tables.write_array(path / f"{name}.parquet", table)
+        for name, table in optional.items():
+            tables.write_array(path / f"{name}.parquet", table)
         _write_latency(run)
         write_manifest(path, run.manifest)
     except OSError as error:
+        for table_file in (*path.glob("*.parquet"), path / "latency.hlog"):
+            table_file.unlink(missing_ok=True)
+        reason = os.strerror(error.errno) if error.errno else str(error)
         raise RunFileError(
-            f"cannot write the tables of {path}: {error.strerror or error}",
-            "the recording itself is kept and opens; free some disk space",
+            f"cannot write the tables of {path}: {reason}", f"the recording itself is kept and opens; {_FREE_SPACE}"
         ) from error
     for stream in path.glob("*.stream"):
         stream.unlink()
@@ -128,6 +141,7 @@ def open_run(path: Path) -> Run:
         tables.read_array(path / "clocks.parquet", CLOCK_DTYPE),
         tables.read_array(path / "procfs.parquet", PROCFS_ROW),
         tables.read_array(path / "canary.parquet", CANARY_DTYPE),
+        tables.read_array(path / "samples.parquet", SAMPLE_DTYPE),
     )
 
 
@@ -161,6 +175,7 @@ def _open_streams(path: Path, manifest: Manifest) -> Run:
         _clocks(path, files, seq_map),
         _procfs(np.concatenate([np.empty(0, PROCFS_ROW), *procfs]), seq_map),
         read_records(path / CANARY_STREAM, CANARY_DTYPE),
+        read_records(path / SAMPLE_STREAM, SAMPLE_DTYPE),
     )
 
 

@@ -26,6 +26,7 @@ from jitterprof.model.stream import (
 )
 
 CANARY_STREAM = "canary.stream"
+SAMPLE_STREAM = "samples.stream"
 EVENT_STREAM = "events.stream"
 GC_STREAM = "gc.stream"
 PROCFS_STREAM = "procfs.stream"

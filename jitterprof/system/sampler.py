@@ -18,19 +18,13 @@ import numpy as np
 import numpy.typing as npt
 
 from jitterprof.errors import UnsupportedError
+from jitterprof.model.stream import SAMPLE_CPU, SAMPLE_DTYPE, SAMPLE_QUOTA, SAMPLE_THREAD
 from jitterprof.system.cgroup import ancestors
 from jitterprof.system.counters import parse_cpu_stat, read_throttling, thread_ids
 from jitterprof.system.files import Host
 from jitterprof.units import NS_PER_MS, NS_PER_S
 
-#: `ts_ns`: CLOCK_MONOTONIC after the reading. `kind` says what `key` and a..d are:
-#: THREAD: key = tid, a = on-CPU ns, b = run delay ns, c = times scheduled
-#: CPU: key = cpu, a = device interrupts, b = softirqs, c = steal ns (10 ms steps), d = vectors (timer, IPI ...)
-#: QUOTA: key = position in `Sampler.quota_paths`, a = throttled ns, b = periods cut short, c = periods
-SAMPLE_DTYPE = np.dtype(
-    [("ts_ns", "<i8"), ("key", "<i4"), ("kind", "<i4"), ("a", "<i8"), ("b", "<i8"), ("c", "<i8"), ("d", "<i8")]
-)
-THREAD, CPU, QUOTA = 1, 2, 3
+THREAD, CPU, QUOTA = SAMPLE_THREAD, SAMPLE_CPU, SAMPLE_QUOTA
 DEFAULT_PERIOD_NS = 20 * NS_PER_MS
 _RESCAN_NS = NS_PER_S
 #: The per-CPU tables may take one part in so many of a CPU.

@@ -14,7 +14,9 @@ _PLACES = (
     Path("/usr/lib/python3/dist-packages/bcc"),
     *(Path(f"/usr/lib/python3.{minor}/site-packages/bcc") for minor in range(9, 16)),
 )
-HOW_TO_INSTALL = "install the system package: apt-get install python3-bpfcc (Debian, Ubuntu), dnf install python3-bcc (RHEL)"
+HOW_TO_INSTALL = (
+    "install the system package: apt-get install python3-bpfcc (Debian, Ubuntu), dnf install python3-bcc (RHEL)"
+)
 
 
 def find() -> Path | None:

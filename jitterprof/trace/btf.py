@@ -13,10 +13,12 @@ from jitterprof.errors import ProbeUnavailable
 
 VMLINUX = Path("/sys/kernel/btf/vmlinux")
 
+_HEADER, _MAGIC = struct.Struct("<HBBIIIII"), b"\x9f\xeb"
 _PTR, _STRUCT, _UNION, _TYPEDEF, _FUNC_PROTO = 2, 4, 5, 8, 13
 # Bytes that follow the 12-byte header: fixed by kind, or per member (INT ARRAY VAR DECL_TAG; STRUCT UNION ENUM ...).
 _FIXED = {1: 4, 3: 12, 14: 4, 17: 4}
 _EACH = {_STRUCT: 12, _UNION: 12, 6: 8, _FUNC_PROTO: 8, 15: 12, 19: 12}
+_LAST_KIND = 19  # ENUM64
 _TRACEPOINT_PREFIX = "btf_trace_"
 
 
@@ -29,7 +31,7 @@ class Member:
 
 
 class Btf:
-    """The type information of one kernel. Reading it takes about 0.2 s. Raises ProbeUnavailable when it is not there."""
+    """The type information of one kernel. Raises ProbeUnavailable when it is not there or not readable."""
 
     def __init__(self, path: Path = VMLINUX) -> None:
         try:
@@ -39,25 +41,35 @@ class Btf:
                 f"the kernel's type information cannot be read: {path}: {error.strerror}",
                 "eBPF probes need a kernel built with CONFIG_DEBUG_INFO_BTF=y (every major distribution's is)",
             ) from error
-        magic, _, _, header, types, types_length, strings, strings_length = struct.unpack_from("<HBBIIIII", data, 0)
-        if magic != 0xEB9F:
+        if len(data) < _HEADER.size or data[:2] != _MAGIC:
             raise ProbeUnavailable(f"{path} is not little-endian BTF", "")
+        _, _, _, header, types, types_length, strings, strings_length = _HEADER.unpack_from(data)
+        if max(header + types + types_length, header + strings + strings_length) > len(data):
+            raise ProbeUnavailable(f"{path} ends before its type information does", "")
         self._data = data
         self._strings = data[header + strings : header + strings + strings_length]
         self._starts = [0]
         self._named: dict[int, list[int]] = {}
-        self._index(header + types, header + types + types_length)
+        unknown = self._index(header + types, header + types + types_length)
+        if unknown:
+            raise ProbeUnavailable(
+                f"{path} has types of kind {unknown}, which this version cannot read", "a newer jitterprof may"
+            )
 
-    def _index(self, position: int, end: int) -> None:
+    def _index(self, position: int, end: int) -> int:
+        """Note where each type begins. Returns a kind whose length is not known, or 0."""
         unpack = struct.Struct("<II").unpack_from
         data, starts, named = self._data, self._starts, self._named
         while position < end:
             name, info = unpack(data, position)
             kind = (info >> 24) & 31
+            if kind > _LAST_KIND:
+                return int(kind)
             starts.append(position)
             if kind in (_STRUCT, _UNION, _TYPEDEF) and name:
                 named.setdefault(name, []).append(position)
             position += 12 + (_EACH[kind] * (info & 0xFFFF) if kind in _EACH else _FIXED.get(kind, 0))
+        return 0
 
     def _types(self, name: str) -> list[int]:
         offset = self._strings.find(b"\0" + name.encode() + b"\0") + 1
@@ -87,10 +99,10 @@ class Btf:
 
     def member(self, struct_name: str, path: str) -> Member | None:
         """Where `path` ("pid", or "thread_info.cpu" through embedded structs) lies in a struct; None: not here."""
-        for position in self._types(struct_name):
-            if self._kind(position) != _STRUCT:
+        for candidate in self._types(struct_name):
+            if self._kind(candidate) != _STRUCT:
                 continue
-            bits = 0
+            position, bits = candidate, 0
             for name in path.split("."):
                 found = self._find(position, name)
                 if found is None:

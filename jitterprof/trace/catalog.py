@@ -32,7 +32,8 @@ class Offset:
 @dataclass(frozen=True, slots=True)
 class Probe:
     """One concern. `causes`: what becomes unknown without it. `needs` any of these offsets missing: probe missing;
-    `uses` missing: the C source leaves that part out. `names_only`: it writes no record of its own."""
+    `uses` missing: the C source leaves that part out; `together`: of use only when all are there.
+    `names_only`: it writes no record of its own."""
 
     name: str
     title: str
@@ -40,6 +41,7 @@ class Probe:
     causes: tuple[Cause, ...]
     needs: tuple[Offset, ...] = ()
     uses: tuple[Offset, ...] = ()
+    together: tuple[Offset, ...] = ()
     names_only: bool = False
 
     @property
@@ -89,13 +91,24 @@ PROBES: tuple[Probe, ...] = (
             Attachment("sched_wakeup_new", "on_sched_wakeup"),
             Attachment("sched_migrate_task", "on_sched_migrate_task"),
         ),
-        (Cause.PREEMPTED, Cause.WAKEUP, Cause.THROTTLED, Cause.STOPPED, Cause.LOCK, Cause.SLEEP, Cause.NET, Cause.STEAL),
+        (
+            Cause.PREEMPTED,
+            Cause.WAKEUP,
+            Cause.THROTTLED,
+            Cause.STOPPED,
+            Cause.LOCK,
+            Cause.SLEEP,
+            Cause.NET,
+            Cause.STEAL,
+        ),
         uses=(
             Offset("OFF_TASK_STATE", "task_struct", "__state"),
             Offset("OFF_TASK_THROTTLED", "task_struct", "throttled"),
             Offset("OFF_CFS_RQ_THROTTLE", "cfs_rq", "throttle_count"),
             Offset("OFF_TASK_IOWAIT", "task_struct", "in_iowait", bit=True),
+            Offset("OFF_TASK_CFS_RQ", "task_struct", "se.cfs_rq"),
         ),
+        together=STEAL_USES,
     ),
     Probe(
         "lifecycle",

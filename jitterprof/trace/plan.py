@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from jitterprof.errors import ProbeUnavailable
 from jitterprof.model.run import ProbeStatus
 from jitterprof.trace.btf import Btf
-from jitterprof.trace.catalog import CORE_NEEDS, CORE_USES, PROBES, STEAL_USES, Attachment, Offset, Probe
+from jitterprof.trace.catalog import CORE_NEEDS, CORE_USES, PROBES, Attachment, Offset, Probe
 
 # Where `current`'s saved registers hold the system call and its first argument, by machine.
 _REGISTERS = {
     "x86_64": (("pt_regs", "orig_ax"), ("pt_regs", "di")),
     "aarch64": (("pt_regs", "syscallno"), ("pt_regs", "regs")),
 }
+_THROTTLING = {"task_struct.throttled", "cfs_rq.throttle_count"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,13 @@ def _define(btf: Btf, offset: Offset) -> tuple[str, ...]:
     return defines
 
 
+def _define_together(btf: Btf, group: tuple[Offset, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The defines of members that are of use only together, and what is missing of them."""
+    found = [_define(btf, offset) for offset in group]
+    absent = tuple(f"{o.struct}.{o.member}" for o, defines in zip(group, found, strict=True) if not defines)
+    return () if absent else tuple(define for defines in found for define in defines), absent
+
+
 def _here(attachment: Attachment, machine: str) -> bool:
     return attachment.arch in ("", machine)
 
@@ -52,6 +60,9 @@ def _plan_probe(btf: Btf, probe: Probe, machine: str) -> tuple[ProbeStatus, tupl
         defines += found
         if not found:
             absent_members.append(f"{offset.struct}.{offset.member}")
+    found_together, absent_together = _define_together(btf, probe.together)
+    defines += found_together
+    absent_members += [name for name in absent_together if name not in absent_members]
     attachments, absent = [], []
     for attachment in probe.attachments:
         if not _here(attachment, machine):
@@ -65,10 +76,12 @@ def _plan_probe(btf: Btf, probe: Probe, machine: str) -> tuple[ProbeStatus, tupl
     if not attachments:
         return ProbeStatus(probe.name, "missing", f"this kernel has none of {', '.join(absent)}"), (), ()
     # A kernel has one of the two ways to see throttling, so one absent member is not a lack.
-    if absent_members and {"task_struct.throttled", "cfs_rq.throttle_count"} & set(absent_members):
-        absent_members = [name for name in absent_members if name not in ("task_struct.throttled", "cfs_rq.throttle_count")]
+    if len(_THROTTLING & {*absent_members}) == 1:
+        absent_members = [name for name in absent_members if name not in _THROTTLING]
     lacks = absent + absent_members
-    status = ProbeStatus(probe.name, "partial", f"without {', '.join(lacks)}") if lacks else ProbeStatus(probe.name, "on")
+    status = (
+        ProbeStatus(probe.name, "partial", f"without {', '.join(lacks)}") if lacks else ProbeStatus(probe.name, "on")
+    )
     return status, tuple(attachments), defines
 
 
@@ -89,13 +102,11 @@ def make_plan(btf: Btf, wanted: tuple[str, ...] | None = None, machine: str = ""
         if not found:
             raise ProbeUnavailable(f"this kernel's BTF has no {offset.struct}.{offset.member}", "")
         defines += found
-    # Groups of members that are of use only together.
-    for group in (CORE_USES, STEAL_USES):
-        found_all = [_define(btf, offset) for offset in group]
-        if all(found_all):
-            defines += [define for found in found_all for define in found]
+    defines += _define_together(btf, CORE_USES)[0]
     defines.append(f"-DSWITCH_ARGS={btf.tracepoint_arguments('sched_switch') or 0}")
-    statuses, attachments, sources = [], [], []
+    statuses: list[ProbeStatus] = []
+    attachments: list[Attachment] = []
+    sources: list[str] = []
     for probe in PROBES:
         if wanted is not None and probe.name not in wanted:
             statuses.append(ProbeStatus(probe.name, "off", "not asked for"))

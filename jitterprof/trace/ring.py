@@ -55,7 +55,7 @@ class Ring:
         return (int(self._producer[0]) - int(self._consumer[0])) / self.size
 
     def read(self) -> npt.NDArray[np.void]:
-        """A copy of all committed records (EVENT_DTYPE); gives their space back. Stops before one still being written."""
+        """A copy of all committed records (EVENT_DTYPE), up to one still being written; gives their space back."""
         start = int(self._consumer[0])
         count = (int(self._producer[0]) - start) // _RECORD.itemsize
         self._fence()

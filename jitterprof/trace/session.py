@@ -31,8 +31,8 @@ CPU_COUNTERS = ("hardirqs", "softirqs", "timers", "ipis", "nmis", "switches")
 
 @dataclass(frozen=True, slots=True)
 class CpuCounts:
-    """What one CPU's programs counted, matched or not: `lost` and `written` records, the next sequence number, hypervisor
-    steal in ns since attach, and all interrupts by class."""
+    """What one CPU's programs counted, matched or not: `lost` and `written` records, the next sequence number,
+    hypervisor steal in ns since attach, and all interrupts by class."""
 
     cpu: int
     seq: int

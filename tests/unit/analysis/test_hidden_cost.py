@@ -29,7 +29,9 @@ def _session(
     response, rows, parts = [], [], {}
     for number in range(count):
         total, pieces = int(work[number]), []
-        for packet in np.sort(rng.integers(0, total, 40)) if rng.random() < storms else ():
+        # Far enough apart not to be one interruption.
+        spread = np.arange(40) * (total // 40) + rng.integers(0, 20_000, 40)
+        for packet in spread if rng.random() < storms else ():
             rows.append((now + packet, 0, 1, EventKind.SOFTIRQ, 0, WORKER_TID, NET_RX, now + packet - SPAN_NS, 0))
             pieces.append((Cause.SOFTIRQ, "NET_RX", SPAN_NS))
             total += SPAN_NS + packet_cost
@@ -109,18 +111,20 @@ def test_the_ledger_still_closes_and_never_takes_more_than_the_excess(seed: int,
 
 
 def test_counting_is_by_thread_time_and_class() -> None:
-    requests = request_table([1000, 1000], gap_ns=1000)
+    requests = request_table([100_000, 100_000], gap_ns=1000)
     first, second = (int(at) for at in requests["start_ns"])
     events = np.array(
         [
             (first + 10, 0, 0, EventKind.HARDIRQ, 0, WORKER_TID, 24, first, 0),
             (first + 20, 0, 0, EventKind.HARDIRQ, 0, 999, 24, first, 0),  # somebody else was interrupted
-            (first + 30, 0, 0, EventKind.VECTOR, Vector.RESCHEDULE, WORKER_TID, 0, first, 0),
-            (first + 1500, 0, 0, EventKind.FAULT, 0, WORKER_TID, 0, first, 0),  # between the requests
+            (first + 50_000, 0, 0, EventKind.VECTOR, Vector.RESCHEDULE, WORKER_TID, 0, first + 49_000, 0),
+            (first + 100_500, 0, 0, EventKind.FAULT, 0, WORKER_TID, 0, first, 0),  # between the requests
             (second + 10, 0, 0, EventKind.SWITCH_OUT, OutFlag.PREEMPT, WORKER_TID, 7, 0, 0),
             (second + 15, 0, 0, EventKind.SWITCH_OUT, 0, WORKER_TID, 7, 0, 0),  # on the way to user space
             (second + 20, 0, 0, EventKind.SWITCH_OUT, 0, WORKER_TID, 7, 1, 0),  # went to sleep by itself
-            (second + 30, 0, 0, EventKind.SOFTIRQ, 0, WORKER_TID, NET_RX, second, 0),
+            # A packet: the IPI and the softirq that it raises are one interruption, named by the longer one.
+            (second + 31_000, 0, 0, EventKind.VECTOR, Vector.CALL_FUNCTION_SINGLE, WORKER_TID, 0, second + 30_000, 0),
+            (second + 36_000, 0, 0, EventKind.SOFTIRQ, 0, WORKER_TID, NET_RX, second + 31_500, 0),
         ],
         EVENT_DTYPE,
     )

@@ -113,6 +113,13 @@ def test_procfs_counters_are_those_of_the_request(tmp_path: Path, arrival: Close
     assert (counters["cpu_ns"] <= service + 200_000).mean() > 0.8
 
 
+def test_the_wait_before_a_request_is_not_its_cpu_time(tmp_path: Path) -> None:
+    plan = LoadPlan(Constant(50.0), requests=20, warmup_ns=0, floor_ns=0, margin_ns=5_000_000, procfs=True)
+    run_load(plan, [Null()], tmp_path)
+    counters = np.fromfile(tmp_path / "procfs.stream", dtype=PROCFS_ROW)
+    assert np.median(counters["cpu_ns"]) < 1_000_000
+
+
 def test_collections_are_recorded_inside_the_requests_that_caused_them(tmp_path: Path) -> None:
     class Collecting:
         def infer(self, index: int) -> None:

@@ -18,13 +18,15 @@ class Blob:
     _count: int = 0
 
     def _name(self, name: str) -> int:
-        if not name:
-            return 0
-        at = len(self._strings)
+        at = self._strings.find(b"\0" + name.encode() + b"\0") + 1
+        if not name or at:
+            return at if name else 0
         self._strings += name.encode() + b"\0"
-        return at
+        return len(self._strings) - len(name) - 1
 
-    def add(self, kind: int, name: str = "", size_or_type: int = 0, vlen: int = 0, tail: bytes = b"", flag: int = 0) -> int:
+    def add(
+        self, kind: int, name: str = "", size_or_type: int = 0, vlen: int = 0, tail: bytes = b"", flag: int = 0
+    ) -> int:
         info = flag << 31 | kind << 24 | vlen
         self._types += struct.pack("<III", self._name(name), info, size_or_type) + tail
         self._count += 1
