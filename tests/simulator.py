@@ -33,7 +33,7 @@ SYMBOLS = {str(0xFFFF_1000): "vmstat_update", str(0xFFFF_2000): "flush_tlb_func"
 DEVICES = {"254:0": "vda"}
 CGROUPS = {"77": "/jobs/victim"}
 #: Two mappings: file and heap.
-MAPS = ((0x1000, 0x2000, "/lib/libm.so"), (0x2000, 0x3000, "[heap]"))
+MAPS = ((0x1000, 0x2000, "file:libm.so"), (0x2000, 0x3000, "heap"))
 FILE_ADDRESS, HEAP_ADDRESS = 0x1800, 0x2800
 
 NO_SYSCALL, WAIT4, MUNMAP, FUTEX, NANOSLEEP, EPOLL_WAIT, READ = 0xFFFF, 61, 11, 202, 35, 232, 0
@@ -453,7 +453,7 @@ class Machine:
         thread = self.pick([t for t in self.running() if not t.fault and not t.reclaim])
         if thread is None:
             return False
-        self.switch(self.cpus[thread.cpu], OutFlag.THROTTLED, number=NO_SYSCALL)
+        self.switch(self.cpus[thread.cpu], OutFlag.THROTTLED, number=NO_SYSCALL, argument=77)
         thread.state = "throttled"
         return True
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from jitterprof.analysis.culprits import Coder, CulpritKind, coded, fault_codes, plain
+from jitterprof.analysis.culprits import Coder, CulpritKind, Tasks, coded, fault_codes, plain
 from jitterprof.analysis.evidence import FOREVER, Evidence
 from jitterprof.analysis.segments import Finder, Intervals, Ints, Rows
 from jitterprof.analysis.syscalls import NO_SYSCALL, Family, families
@@ -91,9 +91,12 @@ def classify(
     by_device = (context == Context.HARDIRQ) | ((context == Context.SOFTIRQ) & (detail == _BLOCK))
     iowait = flags & OutFlag.IOWAIT != 0
     kernel_wait = state & TASK_UNINTERRUPTIBLE != 0
+    # Before 6.18 throttling is a property of the queue: the thread sleeps by its own wish, and in what is not recorded.
+    throttled = flags & OutFlag.THROTTLED != 0
     fault = (cover >= 0) | (number == NO_SYSCALL)
 
     rules: tuple[tuple[npt.NDArray[np.bool_], Cause, bool], ...] = (
+        (throttled, Cause.UNKNOWN, False),
         (flags & OutFlag.IN_RECLAIM != 0, Cause.RECLAIM, False),
         (fault, Cause.PAGE_FAULT, False),
         (iowait, Cause.BLOCK_IO, False),
@@ -124,6 +127,7 @@ def classify(
             (cause == Cause.BLOCK_IO) & ~by_waker,
             named,
             (cause == Cause.SLEEP) & by_waker,
+            throttled,
             cause == Cause.UNKNOWN,
         ],
         [
@@ -131,6 +135,7 @@ def classify(
             coded(CulpritKind.DEVICE, out["b"].astype(np.int64)),
             waker_code,
             np.full(len(out), plain(CulpritKind.TIMER)),
+            np.full(len(out), plain(CulpritKind.SLEPT)),
             coded(CulpritKind.BLOCKED, number),
         ],
         0,
@@ -156,16 +161,16 @@ def _fault_codes(cover: Ints, faults: Rows, iowait: npt.NDArray[np.bool_], evide
     return fault_codes(np.where(known, record["b"], np.uint64(0)), major, evidence)
 
 
-def stop_codes(out: Rows, process: Ints, evidence: Evidence, process_of: npt.NDArray[np.int64]) -> Ints:
+def stop_codes(out: Rows, process: Ints, evidence: Evidence, tasks: Tasks) -> Ints:
     """Who stopped a thread: the sender of the last stop signal to its process before the switch-out, else by its state.
 
-    `process`: of each row of `out`; `process_of`: of each SIGNAL event.
+    `process`: of each row of `out`.
     """
     state = state_of(out)
     signals = evidence.of_kind(EventKind.SIGNAL)
     # SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU (asm-generic/signal.h)
-    stops = np.isin(signals["a"], (19, 20, 21, 22))
-    signals, process_of = signals[stops], process_of[stops]
+    signals = signals[np.isin(signals["a"], (19, 20, 21, 22))]
+    process_of = tasks.processes(signals["tid"])
     otherwise = np.where(
         state & 0x8000 != 0,
         plain(CulpritKind.FREEZER),

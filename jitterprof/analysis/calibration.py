@@ -90,7 +90,9 @@ def _fault_cost(canary: npt.NDArray[np.void], events: npt.NDArray[np.void]) -> t
     other = interruptions(events)
     costs = []
     for row in fresh:
-        inside = faults[(faults["a"].astype(np.int64) >= row["start_ns"]) & (faults["ts"].astype(np.int64) <= row["end_ns"])]
+        inside = faults[
+            (faults["a"].astype(np.int64) >= row["start_ns"]) & (faults["ts"].astype(np.int64) <= row["end_ns"])
+        ]
         if not len(inside):
             continue
         spans = int((inside["ts"] - inside["a"]).sum())

@@ -46,6 +46,7 @@ class CulpritKind(IntEnum):
     UNKNOWN_TASK = 22
     OFF_CPU = 23
     EXCESS = 24
+    SLEPT = 25
 
 
 #: Codes whose name needs no payload.
@@ -65,6 +66,7 @@ _PLAIN: Mapping[int, str] = {
     CulpritKind.UNKNOWN_TASK: "unknown task",
     CulpritKind.OFF_CPU: "off CPU, not observed",
     CulpritKind.EXCESS: "clocks exceed the request",
+    CulpritKind.SLEPT: "blocked while throttled",
 }
 
 _MAPPINGS = ("unknown mapping", "anonymous", "file")
@@ -77,7 +79,7 @@ def plain(kind: CulpritKind) -> int:
 
 def coded(kind: CulpritKind, payload: Ints) -> Ints:
     """Codes of one kind for a column of payloads."""
-    code: Ints = np.int64(int(kind) << _SHIFT) | payload.astype(np.int64)
+    code: Ints = np.int64(int(kind) << _SHIFT) | (payload.astype(np.int64) & np.int64((1 << _SHIFT) - 1))
     return code
 
 
@@ -153,9 +155,22 @@ class Tasks:
             dict(zip(grouped["tid"].tolist(), grouped["a"].tolist(), strict=True)),
         )
 
+    def processes(self, tid: npt.NDArray[np.uint32]) -> Ints:
+        """The process of each thread; the thread itself where no record says."""
+        return _looked_up(tid, self.process, own=True)
+
+    def cgroup_ids(self, tid: npt.NDArray[np.uint32]) -> Ints:
+        """The kernfs id of each thread's cpu cgroup, 0 where no record says."""
+        return _looked_up(tid, self.cgroup, own=False)
+
     def label(self, tid: int) -> str:
         """`comm/pid`; `?/tid` for a thread that no record names."""
         return f"{self.comm.get(tid, '?')}/{self.process.get(tid, tid)}"
+
+
+def _looked_up(tid: npt.NDArray[np.uint32], table: Mapping[int, int], own: bool) -> Ints:
+    unique, inverse = np.unique(tid, return_inverse=True)
+    return np.array([table.get(one, one if own else 0) for one in unique.tolist()], np.int64)[inverse]
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,7 +294,7 @@ def fault_codes(address: npt.NDArray[np.uint64], major: npt.NDArray[np.bool_], e
     maps = sorted(evidence.maps)
     starts = np.array([start for start, _, _ in maps], np.uint64)
     ends = np.array([end for _, end, _ in maps], np.uint64)
-    kinds = np.array([2 if what.startswith(("file:", "shm:")) else 1 for _, _, what in maps], np.int64)
+    kinds = np.array([2 if what.startswith("file:") else 1 for _, _, what in maps], np.int64)
     if not len(maps):
         return coded(CulpritKind.FAULT, np.where(major, 4, 0).astype(np.int64))
     at = np.searchsorted(starts, address, "right") - 1

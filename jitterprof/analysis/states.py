@@ -1,6 +1,5 @@
 """From a thread's own scheduler records to its states: running, queued, blocked, throttled, stopped, unknown."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -236,6 +235,7 @@ def _off_cpu(episodes: Episodes, evidence: Evidence, losses: Losses, coder: Code
     waking = episodes.records[np.maximum(spans.waking, 0)]
     blocked = classify(out, waking, woken, cover_row, faults, evidence, coder)
 
+    tasks = Tasks.of(evidence)
     cause = np.select(
         [is_head | dead, throttled, stopped], [Cause.UNKNOWN, Cause.THROTTLED, Cause.STOPPED], blocked.cause
     )
@@ -244,8 +244,8 @@ def _off_cpu(episodes: Episodes, evidence: Evidence, losses: Losses, coder: Code
         [
             np.full(len(out), plain(CulpritKind.UNCOVERED)),
             np.full(len(out), plain(CulpritKind.EXITED)),
-            coded(CulpritKind.CGROUP, out["b"]),
-            _stoppers(out, evidence),
+            coded(CulpritKind.CGROUP, np.where(out["b"] > 0, out["b"].astype(np.int64), tasks.cgroup_ids(out["tid"]))),
+            stop_codes(out, tasks.processes(out["tid"]), evidence, tasks),
         ],
         blocked.code,
     )
@@ -263,17 +263,6 @@ def _off_cpu(episodes: Episodes, evidence: Evidence, losses: Losses, coder: Code
     )
     beyond = _rows(thread, np.clip(wait_from, spans.wake, spans.end), spans.end, Cause.UNKNOWN, lost)
     return np.concatenate([first, after, waits, beyond]), blocked
-
-
-def _stoppers(out: Rows, evidence: Evidence) -> Ints:
-    process = Tasks.of(evidence).process
-    signals = evidence.of_kind(EventKind.SIGNAL)
-    return stop_codes(out, _processes(out["tid"], process), evidence, _processes(signals["tid"], process))
-
-
-def _processes(tid: npt.NDArray[np.uint32], process: Mapping[int, int]) -> Ints:
-    unique, inverse = np.unique(tid, return_inverse=True)
-    return np.array([process.get(one, one) for one in unique.tolist()], np.int64)[inverse]
 
 
 def _wakes(episodes: Episodes, chosen: Ints, preempted: Flags, never: Flags) -> _Spans:

@@ -1,7 +1,8 @@
 """The command line: one module per command, and the one place that turns an error into a line and an exit code."""
 
+import signal
 import sys
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
@@ -9,8 +10,13 @@ from jitterprof import __version__
 from jitterprof.cli.demo import demo
 from jitterprof.cli.doctor import doctor
 from jitterprof.cli.explain import explain
+from jitterprof.cli.outcome import complain, standard_output
 from jitterprof.cli.run import run
-from jitterprof.errors import JitterprofError
+from jitterprof.errors import Interrupted, JitterprofError
+
+_INTERRUPTED = Interrupted.exit_code
+#: click.UsageError, of the click that typer brings or of its own copy.
+_UsageError = cast(type[typer.BadParameter], typer.BadParameter.__mro__[1])
 
 app = typer.Typer(
     name="jitterprof",
@@ -40,18 +46,38 @@ app.command()(explain)
 
 
 def main() -> None:
-    """Run the command line; errors end as one line on stderr and their exit code. Bugs show a traceback."""
+    """Run the command line; errors end as one line of what is wrong and one of what to do, and their exit code.
+
+    With --json a failure is a document too: {"error": {"message", "hint", "exit_code"}}. Bugs show a traceback.
+    """
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:  # nohup stays in force
+            signal.signal(number, signal.default_int_handler)
+    as_json = "--json" in sys.argv[1:]
     try:
-        app()
+        code = app(prog_name="jitterprof", standalone_mode=False) or 0
+        with standard_output():
+            pass
+        if code == _INTERRUPTED:
+            # What typer makes of a KeyboardInterrupt that nobody caught.
+            raise KeyboardInterrupt
     except JitterprofError as error:
-        typer.echo(f"jitterprof: {error.message}", err=True)
-        if error.hint:
-            typer.echo(f"  {error.hint}", err=True)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        typer.echo("jitterprof: interrupted", err=True)
-        sys.exit(130)
-    except BrokenPipeError:
-        # The reader (head, less) has seen enough.
-        sys.stderr.close()
-        sys.exit(0)
+        complain(error.message, error.hint, error.exit_code, as_json)
+        code = error.exit_code
+    except _UsageError as error:
+        code = _wrong_usage(error, as_json)
+    except (KeyboardInterrupt, typer.Abort):
+        complain("interrupted", "", _INTERRUPTED, as_json)
+        code = _INTERRUPTED
+    sys.exit(code)
+
+
+def _wrong_usage(error: typer.BadParameter, as_json: bool) -> int:
+    context = error.ctx
+    command = context.command_path if context is not None else "jitterprof"
+    if len(sys.argv) < 2 and context is not None:
+        typer.echo(context.get_help(), err=True)
+        return error.exit_code
+    lines = error.format_message().splitlines()
+    complain(lines[0].rstrip("."), f"see `{command} --help`", error.exit_code, as_json)
+    return error.exit_code

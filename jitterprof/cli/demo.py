@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from jitterprof.cli.outcome import end_with
+
 
 def demo(
     keep: Annotated[Path | None, typer.Option(help="Keep the session in this run directory.")] = None,
@@ -25,7 +27,7 @@ def demo(
         listen("explaining", None)
         show(recording.run, top=3, as_json=json_output)
         if recording.trouble is not None:
-            raise recording.trouble
+            end_with(recording.trouble)
     if not json_output:
         typer.echo("\nThe neighbour has ended and nothing on this host was changed.", err=True)
         typer.echo("Next: jitterprof run mlp, or your own model: jitterprof run model.onnx", err=True)

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from jitterprof.cli.outcome import standard_output
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
@@ -26,11 +28,12 @@ def doctor(
     # A few seconds: the probes are loaded for real and the runtimes imported.
     with Console(stderr=True).status("Trying the probes and the backends ..."):
         diagnosis = diagnose()
-    if json_output:
-        json.dump(diagnosis.to_json(), sys.stdout, indent=2)
-        sys.stdout.write("\n")
-        return
-    show(diagnosis, Console())
+    with standard_output():
+        if json_output:
+            json.dump(diagnosis.to_json(), sys.stdout, indent=2)
+            sys.stdout.write("\n")
+        else:
+            show(diagnosis, Console())
 
 
 def show(diagnosis: "Diagnosis", console: "Console") -> None:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from jitterprof.cli.outcome import standard_output
+
 if TYPE_CHECKING:
     from jitterprof.store import Run
 
@@ -27,22 +29,25 @@ def show(run: "Run", *, top: int, as_json: bool, request: int | None = None, slo
     from jitterprof.analysis.session_ledger import session_ledger
 
     explanation = explain_run(run, session_ledger(run), slo_ns=slo_ns, top=top, request=request)
-    if as_json:
-        from jitterprof.export.json_document import explanation_document
+    with standard_output():
+        if as_json:
+            from jitterprof.export.json_document import explanation_document
 
-        json.dump(explanation_document(explanation), sys.stdout, indent=1)
-        sys.stdout.write("\n")
-    else:
-        from jitterprof.export.console import print_explanation
+            json.dump(explanation_document(explanation), sys.stdout, indent=1)
+            sys.stdout.write("\n")
+        else:
+            from jitterprof.export.console import print_explanation
 
-        print_explanation(explanation)
+            print_explanation(explanation)
 
 
 def explain(
     directory: Annotated[Path, typer.Argument(help="A run directory, NAME.jprof.")],
     request: Annotated[int | None, typer.Option(help="Explain this one request, by its number.")] = None,
     top: Annotated[int, typer.Option(help="How many of the slowest requests to show.", min=0)] = 10,
-    slo: Annotated[str | None, typer.Option(help="What counts as slow, e.g. 10ms; the session's own by default.")] = None,
+    slo: Annotated[
+        str | None, typer.Option(help="What counts as slow, e.g. 10ms; the session's own by default.")
+    ] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")] = False,
 ) -> None:
     """Say why requests of a recorded session were slow."""

@@ -27,7 +27,7 @@ def complain(message: str, hint: str, exit_code: int, as_json: bool = False) -> 
 def end_with(error: JitterprofError) -> NoReturn:
     """End a command that has shown its result, although something went wrong: that document stays the only one."""
     complain(error.message, error.hint, error.exit_code)
-    raise typer.Exit(error.exit_code)
+    sys.exit(error.exit_code)
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """The progress line of a long command, on stderr: a bar on a terminal, a line per phase elsewhere."""
 
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from jitterprof.experiment.session import Listener
 
@@ -24,11 +25,19 @@ def session_progress(quiet: bool) -> Iterator[Listener]:
             head = phase.split(",")[0]
             if head != last:
                 last = head
-                console.print(head, highlight=False)
+                with suppress(OSError):  # nobody listens any more: no reason to end a measurement
+                    sys.stderr.write(f"{head}\n")
+                    sys.stderr.flush()
 
         yield tell
         return
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("starting", total=None)
 

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from jitterprof.cli.outcome import end_with
+
 EXAMPLES = """
 Examples:
 
@@ -30,16 +32,27 @@ def run(
     threads: Annotated[int, typer.Option(help="Intra-op threads of the runtime.", min=1)] = 1,
     workers: Annotated[int, typer.Option(help="Worker threads that serve requests side by side.", min=1)] = 1,
     cpus: Annotated[str, typer.Option(help="CPUs of the workload, e.g. 2-3,6; all that are allowed by default.")] = "",
-    arrival: Annotated[str, typer.Option(help="closed, poisson:RATE, constant:RATE (per second) or replay:FILE.")] = "closed",
+    arrival: Annotated[
+        str, typer.Option(help="closed, poisson:RATE, constant:RATE (per second) or replay:FILE.")
+    ] = "closed",
     duration: Annotated[str, typer.Option(help="Length of the measured part: 30s, 2m.")] = "30s",
-    requests: Annotated[int | None, typer.Option(help="Measure this many requests instead of a duration.", min=1)] = None,
+    requests: Annotated[
+        int | None, typer.Option(help="Measure this many requests instead of a duration.", min=1)
+    ] = None,
     warmup: Annotated[str, typer.Option(help="Served before the measured part, and left out of it.")] = "2s",
     seed: Annotated[int, typer.Option(help="Seed of the arrival times and of the inputs.", min=0)] = 0,
-    probes: Annotated[str, typer.Option(help="auto, bpf, clocks (in-kernel sums only), procfs (no BPF) or none.")] = "auto",
-    slo: Annotated[str | None, typer.Option(help="What counts as slow, e.g. 10ms; the session's p99 by default.")] = None,
-    dim: Annotated[list[str] | None, typer.Option(help="Size of a dynamic axis of an ONNX model: NAME=N. Repeatable.")] = None,
+    probes: Annotated[
+        str, typer.Option(help="auto, bpf, clocks (in-kernel sums only), procfs (no BPF) or none.")
+    ] = "auto",
+    slo: Annotated[
+        str | None, typer.Option(help="What counts as slow, e.g. 10ms; the session's p99 by default.")
+    ] = None,
+    dim: Annotated[
+        list[str] | None, typer.Option(help="Size of a dynamic axis of an ONNX model: NAME=N. Repeatable.")
+    ] = None,
     input_shape: Annotated[
-        list[str] | None, typer.Option(help="Shape of one input of a torch file: 1x3x224x224 or 1x16:int64. Repeatable.")
+        list[str] | None,
+        typer.Option(help="Shape of one input of a torch file: 1x3x224x224 or 1x16:int64. Repeatable."),
     ] = None,
     setting: Annotated[
         list[str] | None,
@@ -82,7 +95,7 @@ def run(
     if not json_output:
         typer.echo(f"\nRecorded in {recording.path}. More: jitterprof explain {recording.path} --top 20", err=True)
     if recording.trouble is not None:
-        raise recording.trouble
+        end_with(recording.trouble)
 
 
 run.__doc__ = f"{run.__doc__}\n\n\b{EXAMPLES}"

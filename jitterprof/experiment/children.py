@@ -32,6 +32,12 @@ class Child:
             return f"ended by {signal.Signals(-code).name}"
         return lines[-1].strip() if lines else f"exit code {code}"
 
+    def advice(self) -> str:
+        """What to do about a child that ended by itself."""
+        if self.log.is_file() and self.log.stat().st_size:
+            return f"its output is in {self.log}"
+        return "if nobody ended it, the kernel may have, for memory: see `dmesg`"
+
     def end(self, timeout_s: float = 5.0) -> None:
         """Terminate it, and kill it if that takes longer than `timeout_s`."""
         if self.process.poll() is None:

@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from jitterprof.errors import JitterprofError, MeasurementInvalid, ProbeUnavailable
+from jitterprof.errors import Interrupted, JitterprofError, MeasurementInvalid, ProbeUnavailable, RunFileError
 from jitterprof.experiment.channel import Channel, Message, raise_error
 from jitterprof.experiment.children import Child, start_child
+from jitterprof.experiment.remains import anything_measured, discard, reopen
 from jitterprof.load.request_file import progress
 from jitterprof.model.request import Phase
 from jitterprof.model.run import SCHEMA_VERSION, Loss, Manifest, ProbeStatus, Quantiles, RunSpec
@@ -66,14 +67,14 @@ def _await(child: Child, kind: str, timeout_s: float, what: str) -> Message:
             message = child.channel.receive(left)
         except EOFError:
             child.process.wait()
-            raise MeasurementInvalid(f"{what} ended: {child.last_words()}", f"its output is in {child.log}") from None
+            raise MeasurementInvalid(f"{what} ended: {child.last_words()}", child.advice()) from None
         if message is None:
             break
         if message.kind == "error":
             raise_error(message)
         if message.kind == kind:
             return message
-    raise MeasurementInvalid(f"{what} did not answer within {timeout_s:.0f} s", f"its output is in {child.log}")
+    raise MeasurementInvalid(f"{what} did not answer within {timeout_s:.0f} s", child.advice())
 
 
 def _first_manifest(spec: RunSpec, host: Host) -> Manifest:
@@ -97,7 +98,13 @@ class _Session:
         self.host = Host()
         self.manifest = _first_manifest(spec, self.host)
         create_run(out, self.manifest)
-        self.workload = start_child("jitterprof.experiment.workload_process", out / "workload.log", _environment(spec))
+        try:
+            self.workload = start_child(
+                "jitterprof.experiment.workload_process", out / "workload.log", _environment(spec)
+            )
+        except JitterprofError:
+            discard(out, keep_logs=False)
+            raise
         self.recorder: Child | None = None
         self.caveats: list[str] = []
         self.trouble: JitterprofError | None = None
@@ -124,6 +131,7 @@ class _Session:
         wanted = self.spec.probes
         if wanted == "none":
             self.manifest = replace(self.manifest, observer_pids=(os.getpid(),))
+            write_manifest(self.out, self.manifest)
             return -1
         modes = ("bpf", "procfs") if wanted == "auto" else (wanted,)
         self.listen("attaching probes", None)
@@ -198,13 +206,19 @@ class _Session:
                 if self.interrupted:
                     raise
                 self.interrupted = True
+                self.trouble = self.trouble or Interrupted(
+                    "interrupted: the session is shorter than asked for", f"it is valid, and in {self.out}"
+                )
                 self.listen("stopping", None)
-                self.workload.process.send_signal(signal.SIGTERM)
+                self._end_early()
                 continue
             if message is None:
                 return None
             if message.kind == "error":
-                raise_error(message)
+                if not anything_measured(self.out):
+                    raise_error(message)
+                self._trouble(str(message.body.get("message")))
+                return None
             if message.kind == "done":
                 return message
 
@@ -219,10 +233,7 @@ class _Session:
                 except EOFError:
                     if ours:
                         self.workload.process.wait()
-                        self.trouble = MeasurementInvalid(
-                            f"the workload's process died: {self.workload.last_words()}",
-                            f"what was recorded until then is in {self.out}",
-                        )
+                        self._trouble(f"the workload's process died: {self.workload.last_words()}")
                         return None
                     self._recorder_died()
                     channels.remove(channel)
@@ -231,18 +242,25 @@ class _Session:
                     return message
                 if message is not None:
                     self._trouble(str(message.body.get("message")))
+                    self._end_early()
             self._tell_progress()
+
+    def _end_early(self) -> None:
+        """Requests under way end normally. Without its evidence a longer measurement would be worth nothing more."""
+        self.workload.process.send_signal(signal.SIGTERM)
 
     def _recorder_died(self) -> None:
         assert self.recorder is not None
         self.recorder.process.wait()
-        self._trouble(f"the recorder died: {self.recorder.last_words()}; events end there")
+        self._trouble(f"the recorder died: {self.recorder.last_words()}; what came after its last batch is unknown")
         self.recorder.channel.close()
         self.recorder = None
+        self._end_early()
 
     def _trouble(self, text: str) -> None:
         self.caveats.append(text)
-        self.trouble = self.trouble or MeasurementInvalid(text, f"what was recorded until then is in {self.out}")
+        if self.trouble is None or isinstance(self.trouble, Interrupted):
+            self.trouble = MeasurementInvalid(text, f"what was recorded until then is in {self.out}")
 
     def _tell_progress(self) -> None:
         at = progress(self.out / "requests.0.stream")
@@ -279,17 +297,30 @@ class _Session:
             self.manifest = _with_summary(self.manifest, summary)
             if summary.get("error"):
                 self._trouble(str(summary["error"]))
-        cut = self.trouble is not None or self.interrupted
+        interrupted = isinstance(self.trouble, Interrupted)
+        cut = self.trouble is not None and not interrupted
         if self.interrupted:
             self.caveats.append("interrupted: the session is shorter than asked for")
         health = replace(self.manifest.health, cut=cut, caveats=(*self.manifest.health.caveats, *self.caveats))
         self.manifest = replace(self.manifest, health=health)
         self.listen("writing tables", None)
-        run = finish_run(self.out, self.manifest)
-        for log in (self.out / "workload.log", self.out / "recorder.log"):
-            if self.trouble is None and log.is_file():
+        try:
+            run = finish_run(self.out, self.manifest)
+        except RunFileError as error:
+            self._trouble(error.message)
+            run = reopen(self.out, self.manifest)
+        for log in self.out.glob("*.log"):
+            if self.trouble is None or interrupted or not log.stat().st_size:
                 log.unlink()
         return Recording(self.out, run, self.trouble or _invalid(result))
+
+    def why_nothing(self, result: Message | None) -> JitterprofError:
+        """Why there is no measured request at all."""
+        if isinstance(self.trouble, Interrupted):
+            return Interrupted("interrupted before anything was measured", "nothing was kept")
+        if self.trouble is not None:
+            return MeasurementInvalid(f"{self.trouble.message}, before anything was measured", self.workload.advice())
+        return _invalid(result) or MeasurementInvalid("no request was completed", "give a longer --duration")
 
     def end(self) -> None:
         """No child outlives the session."""
@@ -383,35 +414,34 @@ def _quantiles(value: object) -> Quantiles:
 def record_session(spec: RunSpec, out: Path, listen: Listener = lambda _phase, _done: None) -> Recording:
     """Record one session into the new directory `out`.
 
-    Raises SpecError, UnsupportedError or BackendUnavailable before anything was measured (`out` is then removed if it
-    holds nothing of worth). Trouble during the measurement is in `Recording.trouble`: the session on disk is valid, and
-    shorter. Ctrl-C ends the session early and in order; a second one aborts.
+    Raises JitterprofError when nothing was measured; `out` is then removed. Trouble during the measurement is in
+    `Recording.trouble`: the session on disk is valid, and shorter. Ctrl-C ends the session early and in order; a second
+    one aborts with Interrupted, and leaves what had reached the disk.
     """
     session = _Session(spec, out, listen)
+    kept = crashed = False
     try:
-        try:
-            session.load_model()
-            clocks = session.attach()
-        except BaseException:
-            session.end()
-            _discard(out)
-            raise
+        session.load_model()
+        clocks = session.attach()
         result = session.measure(clocks)
         session.manifest = replace(session.manifest, maps=memory_maps(session.host, session.manifest.pids[0]))
         summary = session.stop_recorder()
+        kept = anything_measured(out)
+        if not kept:
+            raise session.why_nothing(result)
         return session.close(result, summary)
+    except KeyboardInterrupt:
+        kept = kept or anything_measured(out)
+        if kept:
+            raise Interrupted("aborted", f"what had reached the disk opens with `jitterprof explain {out}`") from None
+        raise Interrupted("interrupted before anything was measured", "nothing was kept") from None
+    except JitterprofError as error:
+        crashed = isinstance(error, MeasurementInvalid)
+        raise
     finally:
         session.end()
-
-
-def _discard(out: Path) -> None:
-    """Remove a run directory in which nothing was measured, and nothing else: only files that we make ourselves."""
-    for name in ("manifest.json", "workload.log", "recorder.log", "canary.log", "events.stream", "canary.stream", "samples.stream"):
-        (out / name).unlink(missing_ok=True)
-    try:
-        out.rmdir()
-    except OSError:
-        return  # somebody put a file there: not ours to remove
+        if not (kept or anything_measured(out)):
+            discard(out, keep_logs=crashed)
 
 
 __all__ = ["Listener", "Recording", "record_session"]

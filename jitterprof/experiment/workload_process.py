@@ -15,14 +15,18 @@ from jitterprof.errors import JitterprofError
 from jitterprof.experiment.channel import Channel
 from jitterprof.experiment.children import enter_child
 from jitterprof.load.arrival import parse_arrival
-from jitterprof.load.generator import LoadPlan, run_load
+from jitterprof.load.generator import FLOOR_NS, LoadPlan, run_load
 from jitterprof.load.hygiene import lock_process, pin
 from jitterprof.load.stop import StopCell
 from jitterprof.load.worker import StateClocks
 from jitterprof.load.workload import resolve
 from jitterprof.model.event import CLOCK_SLOTS, CLOCK_TID, CLOCK_WORDS
+from jitterprof.model.run import RunSpec
 from jitterprof.store.manifest import read_manifest
 from jitterprof.system.thread_settings import apply_to_thread
+from jitterprof.units import NS_PER_MS, parse_duration_ns
+
+_FLOOR_MIN_NS = 200 * NS_PER_MS
 
 
 def map_clocks(fd: int) -> StateClocks:
@@ -39,6 +43,13 @@ def map_clocks(fd: int) -> StateClocks:
     return StateClocks(memoryview(mapped).cast("Q"), slot_of)
 
 
+def floor_ns(spec: RunSpec) -> int:
+    """How long to measure the generator's own floor: a fifth of a short session, FLOOR_NS at most."""
+    if spec.requests is not None:
+        return FLOOR_NS
+    return min(FLOOR_NS, max(_FLOOR_MIN_NS, spec.duration_ns // 5))
+
+
 def _serve(channel: Channel, stop: StopCell) -> None:
     start = channel.receive()
     assert start is not None
@@ -48,9 +59,10 @@ def _serve(channel: Channel, stop: StopCell) -> None:
     caveats = [lock_process()]
     if spec.cpus:
         pin(spec.cpus)
+    # Before the runtime makes its threads, which inherit all of it, as do the workers.
+    effective = apply_to_thread(0, spec.settings)
     model = open_model(resolve(spec.workload), spec.backend, spec.device, spec.threads, read_settings(spec))
     streams = [model.stream(worker) for worker in range(spec.workers)]
-    effective = apply_to_thread(0, spec.settings)
     channel.send(
         "ready",
         pid=os.getpid(),
@@ -65,6 +77,8 @@ def _serve(channel: Channel, stop: StopCell) -> None:
         duration_ns=spec.duration_ns,
         requests=spec.requests,
         warmup_ns=spec.warmup_ns,
+        floor_ns=floor_ns(spec),
+        timer_slack_ns=parse_duration_ns(dict(effective).get("timerslack", "1ns")),
         seed=spec.seed,
         gc=spec.gc,
         emits_tokens=model.emits_tokens,

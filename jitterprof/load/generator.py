@@ -62,6 +62,7 @@ class LoadPlan:
     procfs: bool = False
     margin_ns: int | None = None
     abort_after: int = 10
+    timer_slack_ns: int = 1
 
 
 def _null(index: int) -> None:
@@ -250,6 +251,7 @@ def run_load(
             clocks=clocks,
             procfs=procfs,
             abort_after=plan.abort_after,
+            timer_slack_ns=plan.timer_slack_ns,
         )
         load = _Load(plan, streams, setting, schedules)
         settle_gc(plan.gc)

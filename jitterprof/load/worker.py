@@ -10,7 +10,7 @@ from jitterprof.errors import JitterprofError
 from jitterprof.load.clock import Clock, wake_margin_ns, wake_overshoot
 from jitterprof.load.collector import GcRecorder
 from jitterprof.load.cpu import ThreadCpu, thread_cpu
-from jitterprof.load.hygiene import lock_buffers, tighten_timer_slack
+from jitterprof.load.hygiene import lock_buffers, set_timer_slack
 from jitterprof.load.procfs import LEAD_NS, ThreadCounters
 from jitterprof.load.request_file import CLOCK_ROW_WORDS, ROW_BYTES, TOUCH_BYTES, ClockFile, RowFile
 from jitterprof.load.side_file import SideFile
@@ -51,6 +51,7 @@ class Setting:
     clocks: StateClocks | None
     procfs: SideFile | None
     abort_after: int
+    timer_slack_ns: int = 1
 
 
 @dataclass(slots=True)
@@ -82,7 +83,7 @@ class Worker:
     def __init__(self, number: int, setting: Setting) -> None:
         self.setting, self.number = setting, number
         self.tid = threading.get_native_id()
-        self.slack_ns = tighten_timer_slack()
+        self.slack_ns = set_timer_slack(setting.timer_slack_ns)
         self.cpu: ThreadCpu = thread_cpu()
         self.sleep_until = setting.clock.sleeper()
         self.failures = Failures()

@@ -20,8 +20,8 @@ from jitterprof.store.manifest import MANIFEST_NAME, STATE_COMPLETE, read_manife
 from jitterprof.store.requests import SeqMap, assemble_requests, dispatch_lag_ns
 from jitterprof.store.streams import (
     CANARY_STREAM,
-    SAMPLE_STREAM,
     EVENT_STREAM,
+    SAMPLE_STREAM,
     RowFile,
     read_clocks,
     read_events,

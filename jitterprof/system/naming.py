@@ -142,5 +142,7 @@ def _what(name: str) -> str:
         return _SPECIAL.get(
             name, "stack" if name.startswith("[stack") else "vdso" if name.startswith("[vvar") else name
         )
+    if name == "/dev/zero (deleted)":  # what MAP_SHARED | MAP_ANONYMOUS is called
+        return "anonymous"
     base = name.removesuffix(" (deleted)").rsplit("/", 1)[-1]
     return f"shm:{base}" if name.startswith(("/dev/shm/", "/memfd:", "/SYSV")) else f"file:{base}"

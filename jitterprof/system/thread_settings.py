@@ -128,6 +128,10 @@ def parse_settings(texts: Iterable[str]) -> tuple[Setting, ...]:
         chosen[knob] = _CHECKS[knob](value)
     if "slice" in chosen and parse_policy(chosen.get("policy", "OTHER"))[0] not in ("OTHER", "BATCH"):
         raise SpecError(f"slice has no effect under policy={chosen['policy']}", "use slice with OTHER or BATCH")
+    if "timerslack" in chosen and parse_policy(chosen.get("policy", "OTHER"))[0] in _REAL_TIME:
+        raise SpecError(
+            f"timerslack has no effect under policy={chosen['policy']}", "real-time threads have none: leave it out"
+        )
     return tuple((knob, chosen[knob]) for knob in _CHECKS if knob in chosen)
 
 

@@ -1,4 +1,4 @@
-"""The end of a page fault: a software perf event per victim thread that mm_account_fault() raises, and our program on it.
+"""The end of a page fault: a software perf event per victim thread that mm_account_fault() raises, with our program.
 
 Opened per thread and inherited by threads that it creates later, so it costs nobody else anything.
 """

@@ -8,14 +8,18 @@ alternate in random order, each in a fresh process, so that whatever else the ma
 
 import argparse
 import json
+import os
 import random
 import re
+import resource
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 QUANTILES = {"p50": "50.00", "p90": "90.00", "p99": "99.00", "p99.9": "99.90"}
 ARMS = ("jitterprof", "loadgen")
@@ -84,13 +88,26 @@ def one(arm: str, rate: float, seconds: int, seed: int, workers: int) -> dict[st
         return ours(rate, seconds, seed, workers, Path(folder))
 
 
+def _busy_seconds() -> float:
+    """CPU time that the machine has spent on anything but idling."""
+    user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, Path("/proc/stat").read_text().split()[1:9])
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+
+
+def _child_seconds() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
 def fresh(arm: str, rate: float, seconds: int, seed: int, workers: int) -> dict[str, float]:
     command = [sys.executable, __file__, "--one", arm, "--rates", str(rate)]
     command += ["--seconds", str(seconds), "--seed", str(seed), "--workers", str(workers)]
+    began, busy, ours = time.monotonic(), _busy_seconds(), _child_seconds()
     done = subprocess.run(command, capture_output=True, text=True, check=False)
+    others = (_busy_seconds() - busy - (_child_seconds() - ours)) / (time.monotonic() - began)
     if done.returncode:
         raise RuntimeError(f"{arm} failed: {done.stderr}")
-    return {name: float(value) for name, value in json.loads(done.stdout.splitlines()[-1]).items()}
+    return json.loads(done.stdout.splitlines()[-1]) | {"others": max(0.0, others)}
 
 
 def compare(rate: float, rounds: int, seconds: int, workers: int) -> dict[str, object]:
@@ -109,8 +126,17 @@ def compare(rate: float, rounds: int, seconds: int, workers: int) -> dict[str, o
             "ratio_min": float(ratio.min()),
             "ratio_max": float(ratio.max()),
         }
+    table["others"] = {arm: [round(result["others"], 2) for result in seen[arm]] for arm in ARMS}
     table["count"] = {arm: [result["count"] for result in seen[arm]] for arm in ARMS}
     return table
+
+
+@pytest.mark.bench
+@pytest.mark.parametrize("rate", [500.0, 2000.0])
+def test_null_response_is_below_loadgen(rate: float) -> None:
+    table = compare(rate, rounds=5, seconds=5, workers=1)
+    print(json.dumps(table))
+    assert all(table[name]["ratio"] < 1 for name in QUANTILES), table  # type: ignore[index]
 
 
 def main() -> int:
@@ -141,6 +167,7 @@ def main() -> int:
                 f"{cell['ratio']:9.3f}   ({cell['ratio_min']:.3f} - {cell['ratio_max']:.3f})"
             )
         print(f"requests per round: {table['count']}")
+        print(f"CPUs' worth of other work meanwhile: {table['others']}")
     above = [
         f"{name} at {table['rate']:g}/s"
         for table in tables

@@ -19,7 +19,7 @@ from jitterprof.analysis.session_ledger import session_ledger
 from jitterprof.experiment.session import Recording, record_session
 from jitterprof.model.cause import CAUSE_IDS
 from jitterprof.model.ledger import Ledger
-from jitterprof.model.request import Phase
+from jitterprof.model.request import Kind, Phase
 from jitterprof.model.run import RunSpec
 from jitterprof.units import NS_PER_MS, NS_PER_S
 
@@ -69,29 +69,51 @@ class Trial:
 
 
 @contextmanager
-def recorded(kind: str, seconds: float, spec: RunSpec | None = None, **options: Any) -> Iterator[Trial]:
-    """Record the victim in a closed loop on CPU for `seconds` with an injector of `kind` beside it."""
+def recorded(kind: str, seconds: float, cpu: int = CPU, **options: Any) -> Iterator[Trial]:
+    """Record the victim in a closed loop on `cpu` for `seconds` with an injector of `kind` beside it."""
     with tempfile.TemporaryDirectory(prefix="jp-truth-") as folder:
         control = Path(folder) / "control"
         os.environ[CONTROL_ENV] = str(control)
-        spec = spec or RunSpec(
-            VICTIM, "auto", cpus=(CPU,), duration_ns=int(seconds * NS_PER_S), warmup_ns=NS_PER_S, probes="bpf"
+        spec = RunSpec(
+            VICTIM, "auto", cpus=(cpu,), duration_ns=int(seconds * NS_PER_S), warmup_ns=NS_PER_S, probes="bpf"
         )
         try:
-            with Injector(kind, CPU, control=control, delay_ms=DELAY_MS, **options) as injector:
+            with Injector(kind, cpu, control=control, delay_ms=DELAY_MS, **options) as injector:
                 recording = record_session(spec, Path(folder) / "session.jprof")
         finally:
             del os.environ[CONTROL_ENV]
         ledger = session_ledger(recording.run)
-        explanation = explain(recording.run, ledger, top=100_000, slo_ns=None)
+        # Explain every request that is well above the usual one, not the slowest hundredth alone.
+        usual = int(np.median(_responses(recording.run.requests)))
+        explanation = explain(recording.run, ledger, top=100_000, slo_ns=int(usual * 1.2))
         start, end = recording.run.manifest.window_ns
         pulses = [pulse for pulse in injector.pulses if start < pulse[0] and pulse[1] + TAIL_NS < end]
         rows = [row for row in injector.rows if (row["t0_ns"], row["t1_ns"]) in pulses]
         yield Trial(recording, ledger, explanation, pulses, rows)
 
 
-def measured(trial: Trial) -> npt.NDArray[np.void]:
-    """The measured requests of a trial."""
-    requests = trial.requests
-    chosen: npt.NDArray[np.void] = requests[(requests["phase"] == Phase.MEASURED) & (requests["kind"] == 0)]
-    return chosen
+def _responses(requests: npt.NDArray[np.void]) -> npt.NDArray[np.int64]:
+    mine = requests[(requests["phase"] == Phase.MEASURED) & (requests["kind"] == Kind.REQUEST)]
+    times: npt.NDArray[np.int64] = mine["end_ns"] - mine["intended_ns"]
+    return times
+
+
+#: What the test bench itself does to a pulse: more of it than this and the pulse says nothing about the injector.
+FOREIGN_NS = 200_000
+_TASK_CAUSES = ("preempted", "wakeup")
+
+
+def clean(trial: Trial, ours: tuple[str, ...]) -> list[int]:
+    """Numbers of the pulses that no foreign task disturbed. `ours`: parts of the names of tasks that belong to the trial."""
+    numbers = []
+    for number, (start, end) in enumerate(trial.pulses):
+        hits = trial.spikes_of((start, end))
+        window = (min([start, *(hit.start_ns for hit in hits)]), max([end, *(hit.end_ns for hit in hits)]))
+        foreign = sum(
+            ns
+            for (cause, who), ns in trial.clipped(window).items()
+            if cause in _TASK_CAUSES and not any(name in who for name in ours) and who != "idle exit"
+        )
+        if foreign <= FOREIGN_NS:
+            numbers.append(number)
+    return numbers

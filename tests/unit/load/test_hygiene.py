@@ -13,7 +13,7 @@ import pytest
 
 from jitterprof.errors import SpecError
 from jitterprof.load.clock import MONOTONIC, wake_margin_ns, wake_overshoot
-from jitterprof.load.hygiene import lock_buffers, pin, release_gc, settle_gc, tighten_timer_slack
+from jitterprof.load.hygiene import lock_buffers, pin, release_gc, set_timer_slack, settle_gc
 
 ALLOWED = sorted(os.sched_getaffinity(0))
 
@@ -22,7 +22,7 @@ def test_timer_slack_is_what_proc_says() -> None:
     found: list[int] = []
 
     def in_thread() -> None:
-        found.append(tighten_timer_slack())
+        found.append(set_timer_slack())
         found.append(int(Path(f"/proc/{threading.get_native_id()}/timerslack_ns").read_text()))
 
     thread = threading.Thread(target=in_thread)

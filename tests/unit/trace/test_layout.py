@@ -111,8 +111,7 @@ def test_the_clock_classes() -> None:
 def test_the_counters_per_cpu() -> None:
     from jitterprof.trace.session import CPU_COUNTERS
 
-    assert len(CPU_COUNTERS) <= len(layout("jp_cpu").count.size * b"x") // 8
-    assert ctypes.sizeof(layout("jp_cpu")) % 8 == 0
+    assert len(CPU_COUNTERS) <= layout("jp_cpu").count.size // 8
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11])

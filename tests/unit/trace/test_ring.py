@@ -18,7 +18,7 @@ RECORD = 8 + EVENT_DTYPE.itemsize
 
 
 class Kernel:
-    """The producer's side: page 0 the consumer position, page 1 the producer position, then the data, twice in a row."""
+    """The producer: page 0 holds the consumer position, page 1 the producer position, then the data, twice."""
 
     def __init__(self) -> None:
         self.fd = os.memfd_create("ring")
