@@ -32,7 +32,6 @@ def follow_wakers(segments: Rows, tids: Ints, waker: Ints) -> Rows:
     """
     wait = segments["wait"]
     holder = np.where(wait >= 0, waker[np.maximum(wait, 0)] if len(waker) else 0, 0)
-    holder[holder == segments["tid"]] = 0
     chosen = np.flatnonzero(np.isin(holder, tids) & np.isin(segments["cause"], (Cause.LOCK, Cause.NET)))
     if not len(chosen):
         return segments

@@ -48,6 +48,7 @@ def explain(
     slo: Annotated[
         str | None, typer.Option(help="What counts as slow, e.g. 10ms; the session's own by default.")
     ] = None,
+    tokens: Annotated[bool, typer.Option("--tokens", help="Explain the gaps between generated tokens.")] = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")] = False,
 ) -> None:
     """Say why requests of a recorded session were slow."""
@@ -55,7 +56,12 @@ def explain(
     from jitterprof.units import parse_duration_ns
 
     slo_ns = None if slo is None else parse_duration_ns(slo)
-    show(open_run(directory), top=top, as_json=json_output, request=request, slo_ns=slo_ns)
+    run = open_run(directory)
+    if tokens:
+        from jitterprof.analysis.tokens import token_view
+
+        run = token_view(run)
+    show(run, top=top, as_json=json_output, request=request, slo_ns=slo_ns)
 
 
 explain.__doc__ = f"{explain.__doc__}\n\n\b{EXAMPLES}"

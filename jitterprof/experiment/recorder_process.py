@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from jitterprof.errors import JitterprofError
+from jitterprof.errors import JitterprofError, ProbeUnavailable
 from jitterprof.experiment.channel import Channel
 from jitterprof.experiment.children import enter_child
 from jitterprof.model.event import EventKind, OutFlag
@@ -22,6 +22,7 @@ from jitterprof.system.counters import Counters, difference, snapshot
 from jitterprof.system.files import Host
 from jitterprof.system.kallsyms import symbol_addresses
 from jitterprof.system.naming import cgroup_paths, device_names, kernel_symbols
+from jitterprof.system.rights import BPF_RIGHTS, check_rights
 from jitterprof.system.sampler import Sampler
 from jitterprof.trace.session import CPU_COUNTERS, TraceSession
 
@@ -237,6 +238,13 @@ def _sample(channel: Channel, pid: int, out: Path, stopping: Callable[[], bool])
     channel.send("done", oracles=oracles, error=reason, cpu_ns=time.process_time_ns())
 
 
+def _check_rights() -> None:
+    """Said before bcc tries, which would call a missing right a failure to compile."""
+    for right in check_rights(Host()):
+        if right.name in BPF_RIGHTS and not right.granted:
+            raise ProbeUnavailable(f"no right to {right.name}: {right.reason}", right.fix)
+
+
 def _run(channel: Channel, stopping: Callable[[], bool]) -> None:
     start = channel.receive()
     assert start is not None
@@ -247,6 +255,7 @@ def _run(channel: Channel, stopping: Callable[[], bool]) -> None:
     if mode == "procfs":
         _sample(channel, pid, out, stopping)
         return
+    _check_rights()
     recorder = Recorder(channel, pid, out, mode == "bpf", int(str(start.body["canary_pid"])))
     _be_quiet()
     recorder.record(stopping)

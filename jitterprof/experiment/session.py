@@ -24,6 +24,7 @@ from jitterprof.system.environment import read_environment
 from jitterprof.system.files import Host
 from jitterprof.system.naming import irq_names, memory_maps
 from jitterprof.system.thread_settings import runtime_environment
+from jitterprof.trace.catalog import PROBES
 
 #: What a caller hears while it waits: a phase in words, and how far that is (0..1, or None where nobody knows).
 Listener = Callable[[str, float | None], None]
@@ -32,6 +33,13 @@ _START_S = 300.0
 _ATTACH_S = 60.0
 _STOP_S = 30.0
 _CANARY_S = 30.0
+#: Where the time of causes goes that a mode cannot tell apart.
+HIDDEN_IN = {
+    "procfs": "without BPF the time of hardirq, timer, ipi, softirq, nmi, page_fault, reclaim and steal is part of"
+    " `run`, that of wakeup and throttled part of `preempted`, that of block_io, lock, net, sleep and stopped part of"
+    " `unknown`",
+    "clocks": "without events the time of lock, net and sleep is part of `unknown`",
+}
 #: The first moments after attaching are not measured: attaching patches kernel text on every CPU.
 _SETTLE_S = 0.5
 
@@ -127,7 +135,7 @@ class _Session:
         )
 
     def attach(self) -> int:
-        """Start the recorder in the wanted mode, or in the best one that works; returns the clocks' descriptor or -1."""
+        """Start the recorder in the wanted mode, or in the best that works; returns the clocks' descriptor or -1."""
         wanted = self.spec.probes
         if wanted == "none":
             self.manifest = replace(self.manifest, observer_pids=(os.getpid(),))
@@ -135,20 +143,27 @@ class _Session:
             return -1
         modes = ("bpf", "procfs") if wanted == "auto" else (wanted,)
         self.listen("attaching probes", None)
+        caveats: tuple[str, ...] = ()
+        reason = f"--probes {wanted}"
         for mode in modes:
             try:
                 attached = self._attach_as(mode)
             except ProbeUnavailable as error:
                 if mode == modes[-1]:
                     raise
-                self.caveats.append(f"no eBPF probes: {error.message}. {error.hint}".strip())
+                reason = error.message
+                caveats = (f"no eBPF probes: {error.message}; {error.hint}",)
                 continue
             assert self.recorder is not None
+            if mode in HIDDEN_IN:
+                caveats = (*caveats, HIDDEN_IN[mode])
+            statuses = tuple(_status(row) for row in _list(attached.body["probes"]))
             self.manifest = replace(
                 self.manifest,
                 probe_mode=mode,
                 observer_pids=(os.getpid(), self.recorder.process.pid),
-                probes=tuple(_status(row) for row in _list(attached.body["probes"])),
+                probes=statuses or tuple(ProbeStatus(probe.name, "off", reason) for probe in PROBES),
+                health=replace(self.manifest.health, caveats=caveats),
             )
             write_manifest(self.out, self.manifest)
             return attached.fd

@@ -95,7 +95,7 @@ def finish_run(path: Path, manifest: Manifest) -> Run:
     A crash at any point leaves a directory that opens. Raises RunFileError when the disk is full or fails; the streams
     are then kept.
     """
-    run = _open_streams(path, manifest)
+    run = _open_streams(path, manifest, manifest.health.cut)
     run = replace(run, manifest=replace(_complete_from_rows(run, run.manifest.health), state=STATE_COMPLETE))
     optional = {name: getattr(run, name) for name in OPTIONAL_TABLES if len(getattr(run, name))}
     try:
@@ -126,7 +126,7 @@ def open_run(path: Path) -> Run:
     path = Path(path)
     manifest = read_manifest(path)
     if manifest.state != STATE_COMPLETE:
-        run = _open_streams(path, manifest)
+        run = _open_streams(path, manifest, cut=True)
         health = run.manifest.health
         cut = replace(health, cut=True, caveats=(*health.caveats, CUT_CAVEAT))
         return replace(run, manifest=_complete_from_rows(run, cut))
@@ -145,7 +145,7 @@ def open_run(path: Path) -> Run:
     )
 
 
-def _open_streams(path: Path, manifest: Manifest) -> Run:
+def _open_streams(path: Path, manifest: Manifest, cut: bool) -> Run:
     files: dict[str, RowFile] = {}
     for pattern in ("requests.*.stream", "tokens.*.stream"):
         for file in sorted(path.glob(pattern)):
@@ -172,19 +172,24 @@ def _open_streams(path: Path, manifest: Manifest) -> Run:
         requests,
         events,
         np.concatenate([np.empty(0, GC_DTYPE), *gc]),
-        _clocks(path, files, seq_map),
+        _clocks(path, files, seq_map, cut),
         _procfs(np.concatenate([np.empty(0, PROCFS_ROW), *procfs]), seq_map),
         read_records(path / CANARY_STREAM, CANARY_DTYPE),
         read_records(path / SAMPLE_STREAM, SAMPLE_DTYPE),
     )
 
 
-def _clocks(path: Path, files: dict[str, RowFile], seq_map: SeqMap) -> npt.NDArray[np.void]:
+def _clocks(path: Path, files: dict[str, RowFile], seq_map: SeqMap, cut: bool) -> npt.NDArray[np.void]:
+    """`cut`: the probes may have gone before the workload. Clocks that stand still to the end then say nothing."""
     parts = [np.empty(0, CLOCK_DTYPE)]
     for name, file in files.items():
         if file.kind != Kind.REQUEST:
             continue
         snapshots = read_clocks(path / name.replace("requests", "clocks", 1), len(file.rows))
+        if cut and len(snapshots):
+            last = snapshots["end"][-1]
+            moved = np.flatnonzero(((snapshots["begin"] != last) | (snapshots["end"] != last)).any(axis=1))
+            snapshots = snapshots[: moved[-1] + 1 if len(moved) else 0]
         state, position = file.rows[: len(snapshots), WORD_STATE], file.rows[: len(snapshots), WORD_SEQ]
         part = np.zeros(len(snapshots), CLOCK_DTYPE)
         part["phase"] = state >> 8 & 0xFF

@@ -24,6 +24,9 @@ CAPABILITIES: dict[str, int] = {
     "CAP_BPF": 39,
 }
 
+#: What the probes need, by name of a Right.
+BPF_RIGHTS = ("load BPF", "trace the kernel")
+
 
 @dataclass(frozen=True, slots=True)
 class Right:
@@ -94,8 +97,8 @@ def check_rights(host: Host) -> tuple[Right, ...]:
     initial = in_initial_user_namespace(host)
     bpf_fix = "boot a kernel with CONFIG_BPF_SYSCALL" if refusal == errno.ENOSYS else _escalate("BPF", initial)
     return (
-        right("load BPF", bpf, why, bpf_fix),
-        right("trace the kernel", perf, perf_why, _escalate("PERFMON", initial)),
+        right(BPF_RIGHTS[0], bpf, why, bpf_fix),
+        right(BPF_RIGHTS[1], perf, perf_why, _escalate("PERFMON", initial)),
         right("real-time policy", fifo, "SCHED_FIFO refused", _escalate("SYS_NICE", initial) + ", or ulimit -r 99"),
         right(
             "lock memory",

@@ -65,7 +65,7 @@ def test_the_ledger_is_what_happened(seed: int, shape: tuple[int, int, int]) -> 
 
 
 @settings(max_examples=150, deadline=None)
-@given(SEEDS, SHAPES, st.sampled_from([0.001, 0.01, 0.05]), st.randoms(use_true_random=False))
+@given(SEEDS, SHAPES, st.sampled_from([0.001, 0.01, 0.05, 0.2]), st.randoms(use_true_random=False))
 def test_losing_records_moves_time_to_unknown_only(
     seed: int, shape: tuple[int, int, int], share: float, random: object
 ) -> None:

@@ -90,20 +90,41 @@ def test_a_wait_starts_at_waking_on_the_previous_cpu_and_follows_the_thread() ->
 
 def test_the_first_waking_counts() -> None:
     records = [
-        ON_CPU_1, blocked(200, 1, FUTEX), waking(300, 0, SIBLING, 1, OTHER), waking(350, 2, OTHER, 1, OTHER), enters(500, 1),
-    ]  # fmt: skip
+        ON_CPU_1,
+        blocked(200, 1, FUTEX),
+        waking(300, 0, SIBLING, 1, OTHER),
+        waking(350, 2, OTHER, 1, OTHER),
+        enters(500, 1),
+    ]
     assert explain(records)[1:3] == [("lock", "pool/10", 100), ("wakeup", "hog/99", 200)]
 
 
 def test_a_wake_that_races_the_switch_out_is_kept() -> None:
     # The waker ran between "going to sleep" and the switch; no other WAKING follows.
-    records = [ON_CPU_1, waking(290, 0, SIBLING, 1, ME), blocked(300, 1, FUTEX, OTHER), wakeup(310, 1, 1, OTHER), enters(400, 1)]
+    records = [
+        ON_CPU_1,
+        waking(290, 0, SIBLING, 1, ME),
+        blocked(300, 1, FUTEX, OTHER),
+        wakeup(310, 1, 1, OTHER),
+        enters(400, 1),
+    ]
     assert explain(records) == [("run", "", 200), ("wakeup", "hog/99", 100), ("run", "", 500)]
 
 
 def test_a_wake_of_a_running_thread_is_nothing_if_another_one_follows() -> None:
-    records = [ON_CPU_1, waking(250, 0, SIBLING, 1, ME), blocked(300, 1, FUTEX), waking(400, 0, OTHER, 1), enters(450, 1)]
-    assert explain(records) == [("run", "", 200), ("lock", "hog/99", 100), ("wakeup", "idle exit", 50), ("run", "", 450)]
+    records = [
+        ON_CPU_1,
+        waking(250, 0, SIBLING, 1, ME),
+        blocked(300, 1, FUTEX),
+        waking(400, 0, OTHER, 1),
+        enters(450, 1),
+    ]
+    assert explain(records) == [
+        ("run", "", 200),
+        ("lock", "hog/99", 100),
+        ("wakeup", "idle exit", 50),
+        ("run", "", 450),
+    ]
 
 
 def test_a_sleep_whose_end_nobody_recorded_stays_a_sleep() -> None:
@@ -114,12 +135,22 @@ def test_a_sleep_whose_end_nobody_recorded_stays_a_sleep() -> None:
 def test_the_idle_tasks_of_two_cpus_are_not_one() -> None:
     # Both CPUs go idle; a hog runs on CPU 0 only.
     records = [
-        enters(40, 0, tid=SIBLING), ON_CPU_1, blocked(200, 1, NANOSLEEP), blocked(210, 0, NANOSLEEP, OTHER, tid=SIBLING),
-        waking(300, 1, 0, 1, 0, Context.VECTOR, Vector.LOCAL_TIMER), enters(330, 1), preempted(400, 1, OTHER), enters(500, 1),
-    ]  # fmt: skip
+        enters(40, 0, tid=SIBLING),
+        ON_CPU_1,
+        blocked(200, 1, NANOSLEEP),
+        blocked(210, 0, NANOSLEEP, OTHER, tid=SIBLING),
+        waking(300, 1, 0, 1, 0, Context.VECTOR, Vector.LOCAL_TIMER),
+        enters(330, 1),
+        preempted(400, 1, OTHER),
+        enters(500, 1),
+    ]
     assert explain(records)[1:] == [
-        ("sleep", "", 100), ("wakeup", "idle exit", 30), ("run", "", 70), ("preempted", "hog/99", 100), ("run", "", 400),
-    ]  # fmt: skip
+        ("sleep", "", 100),
+        ("wakeup", "idle exit", 30),
+        ("run", "", 70),
+        ("preempted", "hog/99", 100),
+        ("run", "", 400),
+    ]
 
 
 def test_an_occupant_read_before_the_switch_is_not_the_waiter_itself() -> None:
@@ -148,8 +179,10 @@ def test_a_thread_that_was_never_switched_ran_all_the_time() -> None:
     records = [interval(EventKind.SOFTIRQ, 300, 350, 1, 3)]
     seen = (ProbeStatus("sched", "on"),)
     assert explain(records, request(100, 900, cpu=1), probes=seen) == [
-        ("run", "", 200), ("softirq", "NET_RX", 50), ("run", "", 550),
-    ]  # fmt: skip
+        ("run", "", 200),
+        ("softirq", "NET_RX", 50),
+        ("run", "", 550),
+    ]
 
 
 def test_without_scheduler_records_nothing_is_claimed() -> None:
@@ -197,26 +230,50 @@ def _woken(context: Context = Context.TASK, b: int = 0, by: int = SIBLING) -> Re
         (blocked(300, 1, EPOLL_WAIT), _woken(Context.VECTOR, Vector.LOCAL_TIMER), ("sleep", "timer", 100)),
         (blocked(300, 1, READ), _woken(by=OTHER), ("lock", "hog/99", 100)),
         (blocked(300, 1, READ), _woken(Context.SOFTIRQ, 3), ("net", "NET_RX", 100)),
-        (blocked(300, 1, READ, state=2, flags=OutFlag.IOWAIT, b=8 << 20 | 1), _woken(Context.HARDIRQ, 24), ("block_io", "sda1", 100)),
-        (blocked(300, 1, READ, state=2, flags=OutFlag.IOWAIT, b=9 << 20), _woken(Context.HARDIRQ, 24), ("block_io", "9:0", 100)),
-        (blocked(300, 1, READ, state=2, flags=OutFlag.IOWAIT), _woken(Context.HARDIRQ, 24), ("block_io", "unknown device", 100)),
+        (
+            blocked(300, 1, READ, state=2, flags=OutFlag.IOWAIT, b=8 << 20 | 1),
+            _woken(Context.HARDIRQ, 24),
+            ("block_io", "sda1", 100),
+        ),
+        (
+            blocked(300, 1, READ, state=2, flags=OutFlag.IOWAIT, b=9 << 20),
+            _woken(Context.HARDIRQ, 24),
+            ("block_io", "9:0", 100),
+        ),
+        (
+            blocked(300, 1, READ, state=2, flags=OutFlag.IOWAIT),
+            _woken(Context.HARDIRQ, 24),
+            ("block_io", "unknown device", 100),
+        ),
         (blocked(300, 1, IO_URING_ENTER), _woken(Context.HARDIRQ, 24), ("block_io", "nvme0q1", 100)),
         (blocked(300, 1, IO_URING_ENTER), _woken(), ("unknown", "blocked in io_uring_enter", 100)),
         (blocked(300, 1, FSYNC, state=2), _woken(by=OTHER), ("lock", "hog/99 (in fsync)", 100)),
         (blocked(300, 1, MUNMAP, state=2), _woken(Context.SOFTIRQ, 9), ("lock", "RCU (in munmap)", 100)),
-        (blocked(300, 1, 16, state=2), _woken(Context.VECTOR, Vector.LOCAL_TIMER), ("unknown", "blocked in ioctl", 100)),
+        (
+            blocked(300, 1, 16, state=2),
+            _woken(Context.VECTOR, Vector.LOCAL_TIMER),
+            ("unknown", "blocked in ioctl", 100),
+        ),
         (blocked(300, 1, EXCEPTION, state=2), _woken(by=OTHER), ("page_fault", "minor: unknown mapping", 100)),
-        (blocked(300, 1, EXCEPTION, state=2, flags=OutFlag.IOWAIT), _woken(), ("page_fault", "major: unknown mapping", 100)),
+        (
+            blocked(300, 1, EXCEPTION, state=2, flags=OutFlag.IOWAIT),
+            _woken(),
+            ("page_fault", "major: unknown mapping", 100),
+        ),
         (blocked(300, 1, READ, state=2, flags=OutFlag.IN_RECLAIM), _woken(), ("reclaim", "", 100)),
         (blocked(300, 1, 271, state=1), _woken(Context.VECTOR, Vector.LOCAL_TIMER), ("sleep", "timer", 100)),
         (blocked(300, 1, 61), _woken(by=OTHER), ("unknown", "blocked in wait4", 100)),
         (blocked(300, 1, 999), _woken(by=OTHER), ("unknown", "blocked in system call 999", 100)),
         # A throttled queue before 6.18: the thread sleeps, and the record does not say in what.
-        (blocked(300, 1, EXCEPTION, flags=OutFlag.THROTTLED), _woken(by=OTHER), ("unknown", "blocked while throttled", 100)),
+        (
+            blocked(300, 1, EXCEPTION, flags=OutFlag.THROTTLED),
+            _woken(by=OTHER),
+            ("unknown", "blocked while throttled", 100),
+        ),
         # From the idle loop.
         (blocked(300, 1, FUTEX), _woken(by=0), ("lock", "idle task", 100)),
     ],
-)  # fmt: skip
+)
 def test_what_it_waited_for(sleep: Record, wake: Record, expected: Part) -> None:
     found = explain([ON_CPU_1, sleep, wake, enters(400, 1)], devices={"8:1": "sda1"})
     assert [part for part in found if part[0] != "run"] == [expected]
@@ -230,9 +287,12 @@ def test_system_calls_have_other_numbers_on_arm64() -> None:
 
 def test_the_local_timer_of_arm64_is_a_device_interrupt() -> None:
     records = [
-        ON_CPU_1, interval(EventKind.HARDIRQ, 200, 210, 1, 13), blocked(300, 1, 98),
-        waking(400, 0, OTHER, 1, 0, Context.HARDIRQ, 13), enters(400, 1),
-    ]  # fmt: skip
+        ON_CPU_1,
+        interval(EventKind.HARDIRQ, 200, 210, 1, 13),
+        blocked(300, 1, 98),
+        waking(400, 0, OTHER, 1, 0, Context.HARDIRQ, 13),
+        enters(400, 1),
+    ]
     found = explain(records, machine="aarch64", irq_names={"13": "arch_timer"})
     assert found[1] == ("timer", "arch_timer", 10)
     assert found[3] == ("sleep", "timer", 100)
@@ -240,30 +300,42 @@ def test_the_local_timer_of_arm64_is_a_device_interrupt() -> None:
 
 def test_a_kworker_that_wakes_is_named_by_its_function() -> None:
     records = [
-        task(200, "kworker/1:2", kernel=True), ON_CPU_1, blocked(300, 1, FSYNC, state=2),
-        waking(400, 0, 200, 1, b=0xABC), enters(400, 1),
-    ]  # fmt: skip
+        task(200, "kworker/1:2", kernel=True),
+        ON_CPU_1,
+        blocked(300, 1, FSYNC, state=2),
+        waking(400, 0, 200, 1, b=0xABC),
+        enters(400, 1),
+    ]
     assert explain(records, symbols={str(0xABC): "wb_workfn"})[1] == ("lock", "kworker/1:2 (wb_workfn) (in fsync)", 100)
 
 
 def test_a_major_fault_is_no_disk_request_of_its_own() -> None:
     fault = interval(EventKind.FAULT, 250, 500, 1, b=0x1500, flags=FaultFlag.MAJOR, tid=ME)
     records = [
-        ON_CPU_1, blocked(300, 1, EXCEPTION, state=2, flags=OutFlag.IOWAIT | OutFlag.IN_FAULT, b=8 << 20),
-        waking(400, 0, 0, 1, 0, Context.HARDIRQ, 24), enters(450, 1), fault,
-    ]  # fmt: skip
+        ON_CPU_1,
+        blocked(300, 1, EXCEPTION, state=2, flags=OutFlag.IOWAIT | OutFlag.IN_FAULT, b=8 << 20),
+        waking(400, 0, 0, 1, 0, Context.HARDIRQ, 24),
+        enters(450, 1),
+        fault,
+    ]
     assert explain(records, maps=((0x1000, 0x2000, "file:weights.bin"),)) == [
-        ("run", "", 150), ("page_fault", "major: file", 150), ("wakeup", "idle exit", 50),
-        ("page_fault", "major: file", 50), ("run", "", 400),
-    ]  # fmt: skip
+        ("run", "", 150),
+        ("page_fault", "major: file", 150),
+        ("wakeup", "idle exit", 50),
+        ("page_fault", "major: file", 50),
+        ("run", "", 400),
+    ]
 
 
 def test_a_fault_flag_that_a_failed_fault_left_behind_means_nothing() -> None:
     # The flag says "in a fault", but the next fault to end began later: the earlier one was never accounted.
     records = [
-        ON_CPU_1, blocked(300, 1, FUTEX, flags=OutFlag.IN_FAULT), waking(400, 0, SIBLING, 1), enters(400, 1),
+        ON_CPU_1,
+        blocked(300, 1, FUTEX, flags=OutFlag.IN_FAULT),
+        waking(400, 0, SIBLING, 1),
+        enters(400, 1),
         interval(EventKind.FAULT, 500, 520, 1, b=0x1500, tid=ME),
-    ]  # fmt: skip
+    ]
     assert explain(records)[1] == ("lock", "pool/10", 100)
 
 
@@ -297,9 +369,14 @@ def test_interrupts_are_net_of_what_interrupted_them() -> None:
         interval(EventKind.NMI, 300, 320, 1),
     ]
     assert explain(records) == [
-        ("run", "", 100), ("softirq", "NET_RX", 50), ("hardirq", "nvme0q1", 50), ("nmi", "nmi", 20),
-        ("hardirq", "nvme0q1", 30), ("softirq", "NET_RX", 50), ("run", "", 500),
-    ]  # fmt: skip
+        ("run", "", 100),
+        ("softirq", "NET_RX", 50),
+        ("hardirq", "nvme0q1", 50),
+        ("nmi", "nmi", 20),
+        ("hardirq", "nvme0q1", 30),
+        ("softirq", "NET_RX", 50),
+        ("run", "", 500),
+    ]
 
 
 def test_vectors_say_what_they_ran_and_who_sent_them() -> None:
@@ -329,39 +406,60 @@ def test_an_interrupt_elsewhere_is_nobodys_business() -> None:
 def test_an_interrupt_hits_a_waiting_thread_on_the_cpu_it_waits_for_only() -> None:
     irq = interval(EventKind.HARDIRQ, 400, 500, 1, 24)
     waits = [ON_CPU_1, preempted(300, 1, OTHER), irq, enters(600, 1, OTHER)]
-    assert explain(waits)[1:4] == [("preempted", "hog/99", 100), ("hardirq", "nvme0q1", 100), ("preempted", "hog/99", 100)]
+    assert explain(waits)[1:4] == [
+        ("preempted", "hog/99", 100),
+        ("hardirq", "nvme0q1", 100),
+        ("preempted", "hog/99", 100),
+    ]
     sleeps = [ON_CPU_1, blocked(300, 1, FUTEX), irq, waking(600, 0, OTHER, 1), enters(600, 1)]
     assert explain(sleeps)[1] == ("lock", "hog/99", 300)
 
 
 def test_a_softirq_in_ksoftirqd_is_a_softirq() -> None:
     records = [
-        task(15, "ksoftirqd/1", kernel=True), ON_CPU_1, preempted(300, 1, 15),
-        interval(EventKind.SOFTIRQ, 320, 480, 1, 3, tid=15), enters(500, 1, 15),
-    ]  # fmt: skip
+        task(15, "ksoftirqd/1", kernel=True),
+        ON_CPU_1,
+        preempted(300, 1, 15),
+        interval(EventKind.SOFTIRQ, 320, 480, 1, 3, tid=15),
+        enters(500, 1, 15),
+    ]
     assert explain(records)[1:4] == [
-        ("preempted", "ksoftirqd/1/15", 20), ("softirq", "NET_RX", 160), ("preempted", "ksoftirqd/1/15", 20),
-    ]  # fmt: skip
+        ("preempted", "ksoftirqd/1/15", 20),
+        ("softirq", "NET_RX", 160),
+        ("preempted", "ksoftirqd/1/15", 20),
+    ]
 
 
 def test_a_kworker_that_holds_the_cpu_is_named_by_its_function() -> None:
     records = [
-        task(200, "kworker/1:2", kernel=True), ON_CPU_1, preempted(300, 1, 200),
-        interval(EventKind.WORK, 310, 390, 1, b=0xABC, tid=200), enters(400, 1, 200),
-    ]  # fmt: skip
+        task(200, "kworker/1:2", kernel=True),
+        ON_CPU_1,
+        preempted(300, 1, 200),
+        interval(EventKind.WORK, 310, 390, 1, b=0xABC, tid=200),
+        enters(400, 1, 200),
+    ]
     assert explain(records, symbols={str(0xABC): "vmstat_update"})[1:4] == [
-        ("preempted", "kworker/1:2/200", 10), ("preempted", "kworker/1:2 (vmstat_update)", 80), ("preempted", "kworker/1:2/200", 10),
-    ]  # fmt: skip
+        ("preempted", "kworker/1:2/200", 10),
+        ("preempted", "kworker/1:2 (vmstat_update)", 80),
+        ("preempted", "kworker/1:2/200", 10),
+    ]
 
 
 def test_a_work_item_that_is_preempted_itself_is_not_blamed_for_its_preemptor() -> None:
     records = [
-        ON_CPU_1, preempted(300, 1, 200), occupy(330, 1, OTHER, 200), occupy(370, 1, 200, OTHER),
-        interval(EventKind.WORK, 300, 400, 1, b=0xABC, tid=200), enters(400, 1, 200), task(200, "kworker/1:2"),
-    ]  # fmt: skip
+        ON_CPU_1,
+        preempted(300, 1, 200),
+        occupy(330, 1, OTHER, 200),
+        occupy(370, 1, 200, OTHER),
+        interval(EventKind.WORK, 300, 400, 1, b=0xABC, tid=200),
+        enters(400, 1, 200),
+        task(200, "kworker/1:2"),
+    ]
     assert explain(records, symbols={str(0xABC): "f"})[1:4] == [
-        ("preempted", "kworker/1:2 (f)", 30), ("preempted", "hog/99", 40), ("preempted", "kworker/1:2 (f)", 30),
-    ]  # fmt: skip
+        ("preempted", "kworker/1:2 (f)", 30),
+        ("preempted", "hog/99", 40),
+        ("preempted", "kworker/1:2 (f)", 30),
+    ]
 
 
 def test_steal_ends_where_it_was_seen_and_the_tick_that_follows_is_a_tick() -> None:
@@ -399,10 +497,16 @@ def test_faults_collections_and_reclaim_nest_and_interrupts_win() -> None:
         interval(EventKind.FAULT, 700, 710, 1, tid=SIBLING),
     ]
     assert explain(records, gc=gc, maps=((0x2000, 0x3000, "heap"),)) == [
-        ("run", "", 100), ("gc", "generation 2", 100), ("page_fault", "minor: anonymous", 100), ("reclaim", "", 40),
-        ("timer", "tick", 10), ("reclaim", "", 50), ("page_fault", "minor: anonymous", 100), ("gc", "generation 2", 200),
         ("run", "", 100),
-    ]  # fmt: skip
+        ("gc", "generation 2", 100),
+        ("page_fault", "minor: anonymous", 100),
+        ("reclaim", "", 40),
+        ("timer", "tick", 10),
+        ("reclaim", "", 50),
+        ("page_fault", "minor: anonymous", 100),
+        ("gc", "generation 2", 200),
+        ("run", "", 100),
+    ]
 
 
 def test_a_collection_does_not_explain_a_preemption() -> None:
@@ -411,7 +515,9 @@ def test_a_collection_does_not_explain_a_preemption() -> None:
 
 
 def test_a_fault_without_an_end_takes_no_time() -> None:
-    assert explain([ON_CPU_1, interval(EventKind.FAULT, 300, 300, 1, flags=FaultFlag.NO_END, tid=ME)]) == [("run", "", 800)]
+    assert explain([ON_CPU_1, interval(EventKind.FAULT, 300, 300, 1, flags=FaultFlag.NO_END, tid=ME)]) == [
+        ("run", "", 800)
+    ]
 
 
 # The wake chain, one step.
@@ -419,48 +525,79 @@ def test_a_fault_without_an_end_takes_no_time() -> None:
 
 def test_a_preempted_lock_holder_is_the_answer() -> None:
     records = [
-        enters(40, 0, tid=SIBLING), ON_CPU_1, blocked(200, 1, FUTEX), preempted(250, 0, OTHER, tid=SIBLING),
-        enters(450, 0, OTHER, tid=SIBLING), interval(EventKind.SOFTIRQ, 460, 470, 0, 3),
-        waking(500, 0, SIBLING, 1), enters(500, 1),
-    ]  # fmt: skip
+        enters(40, 0, tid=SIBLING),
+        ON_CPU_1,
+        blocked(200, 1, FUTEX),
+        preempted(250, 0, OTHER, tid=SIBLING),
+        enters(450, 0, OTHER, tid=SIBLING),
+        interval(EventKind.SOFTIRQ, 460, 470, 0, 3),
+        waking(500, 0, SIBLING, 1),
+        enters(500, 1),
+    ]
     assert explain(records) == [
-        ("run", "", 100), ("lock", "pool/10", 50), ("preempted", "hog/99 (holder pool/12)", 200), ("lock", "pool/10", 10),
-        ("softirq", "NET_RX (holder pool/12)", 10), ("lock", "pool/10", 30), ("run", "", 400),
-    ]  # fmt: skip
+        ("run", "", 100),
+        ("lock", "pool/10", 50),
+        ("preempted", "hog/99 (holder pool/12)", 200),
+        ("lock", "pool/10", 10),
+        ("softirq", "NET_RX (holder pool/12)", 10),
+        ("lock", "pool/10", 30),
+        ("run", "", 400),
+    ]
 
 
 def test_the_chain_does_not_reach_beyond_the_wait() -> None:
     # The holder was preempted before and after the wait, not in it.
     records = [
-        preempted(100, 0, OTHER, tid=SIBLING), enters(200, 0, OTHER, tid=SIBLING), ON_CPU_1, blocked(200, 1, FUTEX),
-        waking(300, 0, SIBLING, 1), preempted(300, 0, OTHER, tid=SIBLING), enters(300, 1),
-    ]  # fmt: skip
+        preempted(100, 0, OTHER, tid=SIBLING),
+        enters(200, 0, OTHER, tid=SIBLING),
+        ON_CPU_1,
+        blocked(200, 1, FUTEX),
+        waking(300, 0, SIBLING, 1),
+        preempted(300, 0, OTHER, tid=SIBLING),
+        enters(300, 1),
+    ]
     assert explain(records) == [("run", "", 100), ("lock", "pool/10", 100), ("run", "", 600)]
 
 
 def test_a_holder_that_blocks_in_its_turn_is_not_followed_further() -> None:
     records = [
-        enters(40, 0, tid=SIBLING), ON_CPU_1, blocked(200, 1, FUTEX), blocked(220, 0, FUTEX, tid=SIBLING),
-        waking(280, 2, OTHER, 0, tid=SIBLING), enters(290, 0, tid=SIBLING), waking(300, 0, SIBLING, 1), enters(300, 1),
-    ]  # fmt: skip
+        enters(40, 0, tid=SIBLING),
+        ON_CPU_1,
+        blocked(200, 1, FUTEX),
+        blocked(220, 0, FUTEX, tid=SIBLING),
+        waking(280, 2, OTHER, 0, tid=SIBLING),
+        enters(290, 0, tid=SIBLING),
+        waking(300, 0, SIBLING, 1),
+        enters(300, 1),
+    ]
     assert explain(records)[1:4] == [
-        ("lock", "pool/10", 80), ("wakeup", "idle exit (holder pool/12)", 10), ("lock", "pool/10", 10),
-    ]  # fmt: skip
+        ("lock", "pool/10", 80),
+        ("wakeup", "idle exit (holder pool/12)", 10),
+        ("lock", "pool/10", 10),
+    ]
 
 
 def test_the_victim_of_an_interrupt_context_wake_is_not_followed() -> None:
     records = [
-        preempted(250, 0, OTHER, tid=SIBLING), enters(260, 0, OTHER, tid=SIBLING), ON_CPU_1, blocked(200, 1, EPOLL_WAIT),
-        waking(300, 0, SIBLING, 1, 0, Context.SOFTIRQ, 3), enters(300, 1),
-    ]  # fmt: skip
+        preempted(250, 0, OTHER, tid=SIBLING),
+        enters(260, 0, OTHER, tid=SIBLING),
+        ON_CPU_1,
+        blocked(200, 1, EPOLL_WAIT),
+        waking(300, 0, SIBLING, 1, 0, Context.SOFTIRQ, 3),
+        enters(300, 1),
+    ]
     assert explain(records)[1] == ("net", "NET_RX", 100)
 
 
 def test_the_piece_of_a_holder_names_its_thread_and_cpu() -> None:
     records = [
-        preempted(250, 0, OTHER, tid=SIBLING), enters(280, 0, OTHER, tid=SIBLING), ON_CPU_1, blocked(200, 1, FUTEX),
-        waking(300, 0, SIBLING, 1), enters(300, 1),
-    ]  # fmt: skip
+        preempted(250, 0, OTHER, tid=SIBLING),
+        enters(280, 0, OTHER, tid=SIBLING),
+        ON_CPU_1,
+        blocked(200, 1, FUTEX),
+        waking(300, 0, SIBLING, 1),
+        enters(300, 1),
+    ]
     pieces = build_ledger(request(100, 900), evidence(records)).pieces
     assert pieces[["tid", "cpu"]].tolist() == [(ME, 1), (ME, -1), (SIBLING, 0), (ME, -1), (ME, 1)]
 
@@ -480,13 +617,20 @@ def test_workers_queue_behind_themselves_only() -> None:
 
 def test_what_held_up_the_start_keeps_its_cause() -> None:
     records = [
-        ON_CPU_1, blocked(100, 1, NANOSLEEP), waking(220, 1, 0, 1, OTHER, Context.VECTOR, Vector.LOCAL_TIMER),
-        enters(300, 1, OTHER), interval(EventKind.HARDIRQ, 320, 330, 1, 24),
-    ]  # fmt: skip
+        ON_CPU_1,
+        blocked(100, 1, NANOSLEEP),
+        waking(220, 1, 0, 1, OTHER, Context.VECTOR, Vector.LOCAL_TIMER),
+        enters(300, 1, OTHER),
+        interval(EventKind.HARDIRQ, 320, 330, 1, 24),
+    ]
     assert explain(records, request(400, 900, intended=200)) == [
-        ("dispatch", "timer", 20), ("wakeup", "hog/99", 80), ("dispatch", "", 20), ("hardirq", "nvme0q1", 10),
-        ("dispatch", "", 70), ("run", "", 500),
-    ]  # fmt: skip
+        ("dispatch", "timer", 20),
+        ("wakeup", "hog/99", 80),
+        ("dispatch", "", 20),
+        ("hardirq", "nvme0q1", 10),
+        ("dispatch", "", 70),
+        ("run", "", 500),
+    ]
 
 
 def test_before_a_thread_was_seen_it_is_dispatch() -> None:
@@ -512,11 +656,19 @@ def test_tokens_have_a_ledger_of_their_own() -> None:
 
 
 def test_our_own_processes_are_marked() -> None:
-    records = [task(78, "recorder", OBSERVER), ON_CPU_1, preempted(300, 1, 78), enters(400, 1, 78), preempted(500, 1, OTHER)]
+    records = [
+        task(78, "recorder", OBSERVER),
+        ON_CPU_1,
+        preempted(300, 1, 78),
+        enters(400, 1, 78),
+        preempted(500, 1, OTHER),
+    ]
     ledger = build_ledger(request(100, 900), evidence(records))
     assert {name: bool(ours) for name, ours in zip(ledger.culprits, ledger.observer, strict=True)} == {
-        "": False, "recorder/77": True, "hog/99": False,
-    }  # fmt: skip
+        "": False,
+        "recorder/77": True,
+        "hog/99": False,
+    }
 
 
 def test_a_task_without_a_name_keeps_its_number() -> None:

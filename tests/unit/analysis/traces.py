@@ -21,7 +21,9 @@ FUTEX, NANOSLEEP, EPOLL_WAIT, READ, FSYNC, MUNMAP, IO_URING_ENTER = 202, 35, 232
 EXCEPTION = 0xFFFF
 
 
-def out(ts: int, cpu: int, to: int = 0, flags: int = 0, state: int = 0, nr: int = 0, b: int = 0, tid: int = ME) -> Record:
+def out(
+    ts: int, cpu: int, to: int = 0, flags: int = 0, state: int = 0, nr: int = 0, b: int = 0, tid: int = ME
+) -> Record:
     return (ts, cpu, EventKind.SWITCH_OUT, tid, to, state | nr << 32, b, flags)
 
 
@@ -29,7 +31,9 @@ def preempted(ts: int, cpu: int, by: int, tid: int = ME, state: int = 0) -> Reco
     return out(ts, cpu, by, OutFlag.PREEMPT, state, EXCEPTION, 0, tid)
 
 
-def blocked(ts: int, cpu: int, nr: int, to: int = 0, state: int = 1, flags: int = 0, b: int = 0, tid: int = ME) -> Record:
+def blocked(
+    ts: int, cpu: int, nr: int, to: int = 0, state: int = 1, flags: int = 0, b: int = 0, tid: int = ME
+) -> Record:
     return out(ts, cpu, to, flags, state, nr, b, tid)
 
 
@@ -92,7 +96,9 @@ def request(
     return table
 
 
-def evidence(records: Iterable[Record], lost: Sequence[int] = (), window: tuple[int, int] = (0, 1000), **more: object) -> Evidence:
+def evidence(
+    records: Iterable[Record], lost: Sequence[int] = (), window: tuple[int, int] = (0, 1000), **more: object
+) -> Evidence:
     """`lost`: times of the records that did not make it."""
     events = events_of(records)
     last = {int(cpu): int(events["seq"][events["cpu"] == cpu].max()) for cpu in np.unique(events["cpu"])}
