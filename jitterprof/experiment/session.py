@@ -348,8 +348,10 @@ def _invalid(result: Message | None) -> JitterprofError | None:
     if result is None:
         return None
     body = result.body
-    if body["aborted"]:
-        return MeasurementInvalid(f"every request failed: {body['first_error']}", "nothing was measured")
+    if body["aborted"] or (body["errors"] and not body["served"]):
+        return MeasurementInvalid(
+            f"every request failed: {body['first_error']}", "run the model by itself with the same inputs"
+        )
     if body["saturated"]:
         offered, most = float(str(body["offered_rate"])), float(str(body["max_rate"]))
         return MeasurementInvalid(

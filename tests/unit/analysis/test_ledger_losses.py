@@ -194,7 +194,8 @@ def test_before_its_first_switch_a_woken_thread_may_be_running() -> None:
 
 
 def test_an_inferred_beginning_needs_a_cpu_without_losses() -> None:
-    records = [occupy(200, 1, OTHER, 0), enters(250, 1, OTHER), preempted(400, 1, OTHER)]
+    irq = interval(EventKind.HARDIRQ, 120, 130, 1, 24)
+    records = [irq, occupy(200, 1, OTHER, 0), enters(250, 1, OTHER), preempted(400, 1, OTHER)]
     assert explain(records)[0] == ("unknown", "no record of this thread yet", 150)
     assert explain(records, lost=[250]) == [lost(300), ("preempted", "hog/99", 500)]
 
@@ -249,6 +250,7 @@ def test_a_waker_counts_only_if_no_other_may_have_come_before() -> None:
         *CHATTER,
         ON_CPU_1,
         blocked(200, 1, FUTEX),
+        occupy(230, 1, OTHER, 0),
         timer,
         enters(252, 1),
         blocked(280, 1, FUTEX),
@@ -256,7 +258,7 @@ def test_a_waker_counts_only_if_no_other_may_have_come_before() -> None:
         enters(350, 1),
     ]
     assert explain(records)[1] == ("sleep", "timer", 50)
-    assert explain(records, lost=[250, 252, 280])[:2] == [("run", "", 100), lost(250)]
+    assert explain(records, lost=[250, 252, 280]) == [("run", "", 100), lost(150), ("run", "", 550)]
 
 
 def test_a_holder_whose_state_was_lost_explains_nothing() -> None:
