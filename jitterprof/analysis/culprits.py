@@ -47,6 +47,7 @@ class CulpritKind(IntEnum):
     OFF_CPU = 23
     EXCESS = 24
     SLEPT = 25
+    OUTSIDE = 26
 
 
 #: Codes whose name needs no payload.
@@ -67,6 +68,7 @@ _PLAIN: Mapping[int, str] = {
     CulpritKind.OFF_CPU: "off CPU, not observed",
     CulpritKind.EXCESS: "clocks exceed the request",
     CulpritKind.SLEPT: "blocked while throttled",
+    CulpritKind.OUTSIDE: "outside the recording",
 }
 
 _MAPPINGS = ("unknown mapping", "anonymous", "file")

@@ -106,7 +106,7 @@ def _extended(states: States, window: tuple[int, int], lowest: int, highest: int
             outside = np.zeros(len(states.tids), SEGMENT_DTYPE)
             outside["thread"], outside["tid"] = np.arange(len(states.tids)), states.tids
             outside["start"], outside["end"] = start, end
-            outside["cause"], outside["code"] = Cause.UNKNOWN, plain(CulpritKind.UNCOVERED)
+            outside["cause"], outside["code"] = Cause.UNKNOWN, plain(CulpritKind.OUTSIDE)
             outside["cpu"], outside["wait"] = -1, -1
             parts.append(outside)
     segments = np.concatenate(parts)

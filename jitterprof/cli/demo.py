@@ -9,7 +9,7 @@ from jitterprof.cli.outcome import end_with
 
 
 def demo(
-    keep: Annotated[Path | None, typer.Option(help="Keep the session in this run directory.")] = None,
+    keep: Annotated[Path | None, typer.Option(metavar="DIR", help="Keep the session in this run directory.")] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print the explanation as one JSON document.")] = False,
 ) -> None:
     """About a minute, no GPU: a small real model, a noisy neighbour that the demo starts itself, and the explanation."""

@@ -14,12 +14,13 @@ if TYPE_CHECKING:
 
 EXAMPLES = """
 Examples:
-
   jitterprof explain mlp-20261123-101500.jprof
-
+  # one request, all of it
   jitterprof explain before.jprof --request 4711
-
+  # every spike, for a script
   jitterprof explain before.jprof --top 1000 --json > spikes.json
+  # the gaps between generated tokens
+  jitterprof explain decoder.jprof --tokens
 """
 
 
@@ -42,9 +43,9 @@ def show(run: "Run", *, top: int, as_json: bool, request: int | None = None, slo
 
 
 def explain(
-    directory: Annotated[Path, typer.Argument(help="A run directory, NAME.jprof.")],
-    request: Annotated[int | None, typer.Option(help="Explain this one request, by its number.")] = None,
-    top: Annotated[int, typer.Option(help="How many of the slowest requests to show.", min=0)] = 10,
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A run directory, NAME.jprof.")],
+    request: Annotated[int | None, typer.Option(metavar="SEQ", help="Explain this one request, by its number.")] = None,
+    top: Annotated[int, typer.Option(metavar="N", help="How many of the slowest requests to show.", min=0)] = 10,
     slo: Annotated[
         str | None, typer.Option(help="What counts as slow, e.g. 10ms; the session's own by default.")
     ] = None,

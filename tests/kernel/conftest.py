@@ -1,3 +1,4 @@
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,6 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def lab(program: Path) -> Iterator[Lab]:
     """One victim and one session for a whole file: loading the probes takes a second."""
     with open_lab(program, ring_bytes=1 << 23) as lab:
-        lab.victim.do(f"clocks {__import__('os').getpid()} {lab.session.clock_fd}")
+        lab.victim.do(f"clocks {os.getpid()} {lab.session.clock_fd}")
         yield lab
         assert lab.lost() == 0

@@ -21,6 +21,8 @@ from jitterprof.model.event import (
 )
 
 N = 23
+#: include/linux/sched.h
+TASK_DEAD = 0x80
 #: Numbers of x86 and arm64 (asm-generic/unistd.h).
 ARM = os.uname().machine == "aarch64"
 CLOCK_NANOSLEEP, FUTEX, PREAD64, READ = (115, 98, 67, 63) if ARM else (230, 202, 17, 0)
@@ -130,7 +132,8 @@ def test_a_stop_names_its_sender(lab: Lab) -> None:
         wait_until(lambda: lab.victim.state() == "T", "the victim stops")
         os.kill(pid, signal.SIGCONT)
 
-    act = lab.act("spin 300", stop_and_go)
+    # The signal may come before the victim has looked at the clock.
+    act = lab.act("spin 300", stop_and_go).all_since_asked()
     outs = act.outs()
     stopped = outs[state_of(outs) & TASK_STOPPED != 0]
     assert len(stopped) == 1
@@ -159,9 +162,8 @@ def test_threads_on_one_cpu_preempt_each_other(lab: Lab) -> None:
         ran[mine] = int(outs["ts"].astype(np.int64).sum() - ins["ts"].astype(np.int64).sum())
     assert min(ran.values()) > 0.2 * max(ran.values())
     # One of the two always waits, so every switch of that CPU is recorded: each leaves off where the last arrived.
-    both_there = max(
-        act.of(EventKind.SWITCH_IN, tid)["ts"][act.of(EventKind.SWITCH_IN, tid)["cpu"] == CPU][0] for tid in (a, b)
-    )
+    arrivals = [act.of(EventKind.SWITCH_IN, tid) for tid in (a, b)]
+    both_there = max(ins["ts"][ins["cpu"] == CPU][0] for ins in arrivals)
     one_gone = min(act.of(EventKind.EXIT, tid)["ts"][0] for tid in (a, b))
     chain = [step for step in transitions(act, CPU) if both_there <= step[0] < one_gone]
     assert len(chain) >= 10
@@ -173,7 +175,8 @@ def test_fifo_tasks_are_victims_too(lab: Lab) -> None:
     act = lab.act(f"fifo {CPU} {rounds}")
     low, high = act.answer["low"], act.answer["high"]
     outs = act.outs(tid=low)
-    taken = outs[outs["other"] == high]
+    # Its arrival on this CPU preempts too.
+    taken = outs[(outs["other"] == high) & (outs["ts"] > act.outs(CLOCK_NANOSLEEP, high)["ts"][0])]
     assert len(taken) == rounds
     assert (taken["flags"] & OutFlag.PREEMPT).all() or set(state_of(taken)) == {0}
     back = act.of(EventKind.SWITCH_IN, low)
@@ -228,8 +231,9 @@ def test_thread_churn_leaks_nothing(lab: Lab) -> None:
     # Every slot is either somebody's or free to be given: as many threads again find theirs.
     again = lab.act(f"churn {count}")
     made = again.events[again.events["kind"] == EventKind.FORK]["tid"]
-    ran = again.events[again.events["kind"] == EventKind.SWITCH_IN]["tid"]
-    assert len(made) == count and np.isin(made, ran).all()
+    assert len(made) == count
+    died = again.since_asked[again.since_asked["kind"] == EventKind.SWITCH_OUT]
+    assert np.isin(made, died["tid"][state_of(died) & TASK_DEAD != 0]).all()
     assert lab.slots() == before
 
 
@@ -241,22 +245,20 @@ def test_nothing_but_victims_is_recorded_as_victim(lab: Lab) -> None:
 
 
 def test_interrupts_of_a_spinning_victim(lab: Lab) -> None:
-    """Its ticks are all there: HZ of them a second, on the CPU that it spins on."""
+    """The ticks of the CPU that it spins on are all there: HZ of them a second."""
     lab.act(f"pin {CPU}")
     try:
         act = lab.act("spin 400")
     finally:
         lab.act("pin -1")
-    on_cpu = np.diff(np.sort(np.concatenate([[act.begin, act.end], *(_off(act))])))[::2].sum()
     ticks = act.events[(act.events["kind"] == EventKind.VECTOR) & (act.events["flags"] == Vector.LOCAL_TIMER)]
-    mine = ticks[(ticks["cpu"] == CPU) & (ticks["tid"] == act.tid)]
+    mine = ticks[ticks["cpu"] == CPU]
     assert (mine["a"] < mine["ts"]).all()
-    expected = on_cpu / 1e9 * _hz()
-    assert abs(len(mine) - expected) <= 2 + 0.03 * expected
-
-
-def _off(act) -> list[np.ndarray]:
-    return [act.of(EventKind.SWITCH_OUT)["ts"].astype(np.int64), act.of(EventKind.SWITCH_IN)["ts"].astype(np.int64)]
+    # It runs or waits there all the time, so all ticks of that CPU are due; other timers may come on top, and a
+    # hypervisor that takes the CPU away swallows some.
+    due = (act.end - act.begin) / 1e9 * _hz()
+    assert 0.95 * due - 1 <= len(mine)
+    assert np.median(np.diff(mine["ts"].astype(np.int64))) == pytest.approx(1e9 / _hz(), rel=0.1)
 
 
 def _hz() -> int:

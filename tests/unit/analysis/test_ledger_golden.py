@@ -42,7 +42,6 @@ from tests.unit.analysis.traces import (
 
 #: ME has CPU 1 from 50 on.
 ON_CPU_1 = enters(50, 1)
-UNKNOWN_START: Part = ("unknown", "no record of this thread yet", 0)
 
 
 # Preempted or blocked, and since when.
@@ -193,10 +192,10 @@ def test_without_scheduler_records_nothing_is_claimed() -> None:
 def test_outside_the_recording_nothing_is_known() -> None:
     records = [enters(200, 1), preempted(500, 1, OTHER)]
     assert explain(records, window=(200, 700)) == [
-        ("unknown", "no record of this thread yet", 100),
+        ("unknown", "outside the recording", 100),
         ("run", "", 300),
         ("preempted", "hog/99", 200),
-        ("unknown", "no record of this thread yet", 200),
+        ("unknown", "outside the recording", 200),
     ]
 
 
