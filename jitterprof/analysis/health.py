@@ -6,6 +6,7 @@ import numpy as np
 
 from jitterprof.analysis.blame import BlameTable
 from jitterprof.analysis.spikes import Population
+from jitterprof.analysis.unreported import unreported_switches
 from jitterprof.model.cause import Cause
 from jitterprof.model.ledger import Ledger
 from jitterprof.model.request import Kind, Phase, Status
@@ -91,6 +92,11 @@ def report(
         loud.append(f"jitterprof itself took {observer:.1%} of the requests' time")
     loud += _sample_caveats(run, population, slo_ns)
     quiet += _probe_caveats(run.manifest)
+    if not health.loss.total and (unreported := unreported_switches(run)):
+        quiet.append(
+            f"{unreported} task switches were not reported by this kernel, though no event was lost: it hides some of "
+            "its tasks from tracing; time next to them is unknown"
+        )
     if blame.minor_share > MINOR_LOUD:
         quiet.append(f"{blame.minor_share:.0%} of the excess lies with causes that are not above chance and noise")
     # What the recorder wrote and this report says in its own words is not repeated.

@@ -15,19 +15,21 @@ def demo(
     """About a minute, no GPU: a small real model, a noisy neighbour that the demo starts itself, and the explanation."""
     from jitterprof.cli.explain import show
     from jitterprof.cli.progress import session_progress
-    from jitterprof.experiment.demo import NEIGHBOUR, run_demo
+    from jitterprof.experiment.demo import NEIGHBOUR, demo_folder, record_demo
 
     if not json_output:
         typer.echo(
-            "jitterprof demo: a small model serves requests on one CPU. Now and then a noisy neighbour, which this demo\n"
-            f"starts itself under the name '{NEIGHBOUR}', takes that CPU for a few milliseconds. Will it be found?\n",
+            "jitterprof demo: a small model serves requests on one CPU. Now and then a\n"
+            f"noisy neighbour, which this demo starts itself under the name '{NEIGHBOUR}',\n"
+            "takes that CPU for a few milliseconds. Will it be found?\n",
             err=True,
         )
-    with session_progress(quiet=json_output) as listen, run_demo(keep, listen) as recording:
-        listen("explaining", None)
+    with demo_folder() as folder:
+        with session_progress(quiet=json_output) as listen:
+            recording = record_demo(keep or folder / "demo.jprof", listen)
         show(recording.run, top=3, as_json=json_output)
         if recording.trouble is not None:
-            end_with(recording.trouble)
+            raise recording.trouble
     if not json_output:
         typer.echo("\nThe neighbour has ended and nothing on this host was changed.", err=True)
         typer.echo("Next: jitterprof run mlp, or your own model: jitterprof run model.onnx", err=True)

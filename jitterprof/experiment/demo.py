@@ -17,7 +17,7 @@ from jitterprof.system.cpus import allowed_cpus
 from jitterprof.system.files import Host
 from jitterprof.units import NS_PER_S
 
-__all__ = ["NEIGHBOUR", "run_demo"]
+__all__ = ["NEIGHBOUR", "demo_folder", "record_demo"]
 
 DURATION_NS = 25 * NS_PER_S
 #: Requests per second: so few that a burst hits one of them and not a queue.
@@ -46,15 +46,19 @@ def demo_workload() -> tuple[str, str]:
 
 
 @contextmanager
-def run_demo(keep: Path | None, listen: Listener) -> Iterator[Recording]:
-    """Yields the demo's recording. Its directory is removed afterwards unless `keep` names one."""
+def demo_folder() -> Iterator[Path]:
+    """A temporary directory, gone afterwards."""
     folder = Path(tempfile.mkdtemp(prefix="jitterprof-demo-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
+def record_demo(out: Path, listen: Listener) -> Recording:
+    """Record the demo's model with its neighbour beside it, which has ended when this returns."""
     workload, backend = demo_workload()
     cpu = allowed_cpus(Host())[-1]
     spec = RunSpec(workload, backend, cpus=(cpu,), arrival=f"poisson:{RATE}", duration_ns=DURATION_NS)
-    try:
-        with _neighbour(cpu):
-            recording = record_session(spec, keep or folder / "demo.jprof", listen)
-        yield recording
-    finally:
-        shutil.rmtree(folder)
+    with _neighbour(cpu):
+        return record_session(spec, out, listen)

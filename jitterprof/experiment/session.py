@@ -33,6 +33,8 @@ _START_S = 300.0
 _ATTACH_S = 60.0
 _STOP_S = 30.0
 _CANARY_S = 30.0
+#: Why the generator stops that is no trouble: its time is over, or we told it to.
+_IN_ORDER = ("", "interrupted")
 #: Where the time of causes goes that a mode cannot tell apart.
 HIDDEN_IN = {
     "procfs": "without BPF the time of hardirq, timer, ipi, softirq, nmi, page_fault, reclaim and steal is part of"
@@ -93,7 +95,7 @@ def _first_manifest(spec: RunSpec, host: Host) -> Manifest:
         started_ns=time.monotonic_ns(),
         started_wall=datetime.now(UTC).isoformat(timespec="seconds"),
         host=platform.node(),
-        environment=read_environment(host).to_json(),
+        environment={**read_environment(host).to_json(), "machine": platform.machine()},
         irq_names={str(number): name for number, name in irq_names(host).items()},
     )
 
@@ -308,6 +310,8 @@ class _Session:
         if result is not None:
             self.manifest = _with_result(self.manifest, result.body)
             self.caveats += [str(caveat) for caveat in _list(result.body["caveats"])]
+            if result.body["stopped"] not in _IN_ORDER:
+                self.caveats.append(_early(result.body))
         if summary:
             self.manifest = _with_summary(self.manifest, summary)
             if summary.get("error"):
@@ -344,6 +348,10 @@ class _Session:
                 child.end()
 
 
+def _early(body: Mapping[str, object]) -> str:
+    return f"the measurement ended early: {body['stopped']}"
+
+
 def _invalid(result: Message | None) -> JitterprofError | None:
     if result is None:
         return None
@@ -352,6 +360,8 @@ def _invalid(result: Message | None) -> JitterprofError | None:
         return MeasurementInvalid(
             f"every request failed: {body['first_error']}", "run the model by itself with the same inputs"
         )
+    if body["stopped"] not in _IN_ORDER:
+        return MeasurementInvalid(_early(body), "free some space, give another --out, or a shorter --duration")
     if body["saturated"]:
         offered, most = float(str(body["offered_rate"])), float(str(body["max_rate"]))
         return MeasurementInvalid(

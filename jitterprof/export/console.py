@@ -54,7 +54,14 @@ def _print_header(explanation: Explanation, console: Console) -> None:
         f"{latency.count} requests in {session.duration_ns / NS_PER_S:.1f} s",
         f"{kernel} HZ={session.hz}" if kernel and session.hz else kernel,
     ]
-    console.print(Text.assemble((session.workload, "bold"), *(f" · {fact}" for fact in facts if fact)))
+    facts = [fact for fact in facts if fact]
+    # The kernel goes whole to a line of its own where the first is full.
+    if len(" · ".join([session.workload, *facts])) > console.width and kernel:
+        facts[-1] = f"\n{facts[-1]}"
+    head = Text(session.workload, "bold")
+    for fact in facts:
+        head.append(fact if fact.startswith("\n") else f" · {fact}", "not bold")
+    console.print(head)
     if not latency.count:
         return
     quantiles = (
@@ -86,7 +93,9 @@ def _print_blame(explanation: Explanation, console: Console) -> None:
         table.add_column(name, justify="right", no_wrap=True)
     percents = round_to_total([*(100 * row.share for row in blame.rows), 100 * blame.minor_share])
     for row, percent in zip(blame.rows, percents, strict=False):
-        _add_row(table, row, percent, count)
+        # What rounds to nothing would only be in the way; `--json` has it.
+        if percent or row.cause == "run":
+            _add_row(table, row, percent, count)
     if blame.minor_ns:
         table.add_row(
             Text("the rest", "dim"),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from kernel.lab import CPU, CPUS, Lab, comm_of, cpu_of, nr_of, state_of, transitions, wait_until
+from kernel.lab import CPU, CPUS, Lab, comm_of, cpu_of, kernel_config, nr_of, state_of, transitions, wait_until
 
 from jitterprof.model.event import (
     SOFTIRQ_NAMES,
@@ -43,11 +43,12 @@ def test_sleeps(lab: Lab) -> None:
     if ARM:
         by_timer |= wakes["flags"] == Context.HARDIRQ
     assert by_timer.all()
-    # Out, woken at least 700 us later, then in.
+    # Out, woken 700 us after it asked for that, then in.
     ins = act.of(EventKind.SWITCH_IN)
     after = ins["ts"][np.searchsorted(ins["ts"], wakes["ts"])]
     assert (outs["ts"] < wakes["ts"]).all() and (wakes["ts"] < after).all()
-    assert (wakes["ts"] - outs["ts"] >= 690_000).all()
+    since = np.concatenate([[np.uint64(act.begin)], after[:-1]])
+    assert (wakes["ts"] - since >= 700_000).all()
 
 
 def test_every_switch_out_is_followed_by_a_switch_in(lab: Lab) -> None:
@@ -159,7 +160,9 @@ def test_threads_on_one_cpu_preempt_each_other(lab: Lab) -> None:
         rivals_in = act.of(EventKind.SWITCH_IN, theirs)
         # Both records of one switch carry one time.
         assert np.isin(runnable["ts"][runnable["other"] == theirs], rivals_in["ts"]).all()
-        ran[mine] = int(outs["ts"].astype(np.int64).sum() - ins["ts"].astype(np.int64).sum())
+        gone = act.of(EventKind.EXIT, mine)["ts"].astype(np.int64)
+        left = outs["ts"].astype(np.int64)
+        ran[mine] = int(np.append(left[left < gone], gone).sum() - ins["ts"].astype(np.int64).sum())
     assert min(ran.values()) > 0.2 * max(ran.values())
     # One of the two always waits, so every switch of that CPU is recorded: each leaves off where the last arrived.
     arrivals = [act.of(EventKind.SWITCH_IN, tid) for tid in (a, b)]
@@ -176,7 +179,7 @@ def test_fifo_tasks_are_victims_too(lab: Lab) -> None:
     low, high = act.answer["low"], act.answer["high"]
     outs = act.outs(tid=low)
     # Its arrival on this CPU preempts too.
-    taken = outs[(outs["other"] == high) & (outs["ts"] > act.outs(CLOCK_NANOSLEEP, high)["ts"][0])]
+    taken = outs[outs["other"] == high][1:]
     assert len(taken) == rounds
     assert (taken["flags"] & OutFlag.PREEMPT).all() or set(state_of(taken)) == {0}
     back = act.of(EventKind.SWITCH_IN, low)
@@ -213,8 +216,9 @@ def test_exec_gives_a_waker_its_new_name(lab: Lab) -> None:
     assert len(by_child) >= 2
     tasks = lab.tasks()
     tasks = tasks[tasks["tid"] == child]
-    assert [comm_of(task) for task in tasks] == ["jp-victim", "jp-victim"] or comm_of(tasks[0]) == "jp-victim"
-    assert tasks["other"].tolist() == [child] * len(tasks)
+    assert [comm_of(task) for task in tasks] == ["jp-victim", "exe"]
+    assert tasks["other"].tolist() == [child, child]
+    assert tasks["ts"][0] < by_child["ts"][-1] and tasks["ts"][1] < by_child["ts"][-1]
     # The child is no victim: it is another process.
     assert not len(act.outs(tid=child))
 
@@ -256,19 +260,5 @@ def test_interrupts_of_a_spinning_victim(lab: Lab) -> None:
     assert (mine["a"] < mine["ts"]).all()
     # It runs or waits there all the time, so all ticks of that CPU are due; other timers may come on top, and a
     # hypervisor that takes the CPU away swallows some.
-    due = (act.end - act.begin) / 1e9 * _hz()
+    due = (act.end - act.begin) / 1e9 * int(kernel_config("CONFIG_HZ"))
     assert 0.95 * due - 1 <= len(mine)
-    assert np.median(np.diff(mine["ts"].astype(np.int64))) == pytest.approx(1e9 / _hz(), rel=0.1)
-
-
-def _hz() -> int:
-    import gzip
-
-    config = Path("/proc/config.gz")
-    text = gzip.decompress(config.read_bytes()).decode() if config.exists() else ""
-    if not text:
-        boot = Path(f"/boot/config-{os.uname().release}")
-        if not boot.exists():
-            pytest.skip("this kernel does not say its HZ")
-        text = boot.read_text()
-    return next(int(line.split("=")[1]) for line in text.splitlines() if line.startswith("CONFIG_HZ="))

@@ -192,7 +192,7 @@ def test_without_scheduler_records_nothing_is_claimed() -> None:
 def test_outside_the_recording_nothing_is_known() -> None:
     records = [enters(200, 1), preempted(500, 1, OTHER)]
     assert explain(records, window=(200, 700)) == [
-        ("unknown", "outside the recording", 100),
+        ("unknown", "no record of this thread yet", 100),
         ("run", "", 300),
         ("preempted", "hog/99", 200),
         ("unknown", "outside the recording", 200),
