@@ -1,7 +1,7 @@
 """What an interruption costs on this host beyond the span of its tracepoints: the spin canary's gaps, explained.
 
-A gap of a thread that only looks at the clock is what the interruption took from it. The tracepoints cover the inner part
-of that; entry, exit, mode switch and VM exit are the rest. Measured on a KVM guest: they cover
+A gap of a thread that only looks at the clock is what the interruption took from it. The tracepoints cover the inner
+part of that; entry, exit, mode switch and VM exit are the rest. Measured on a KVM guest: they cover
 41 % of the gap of a tick, 11 % of that of an interprocessor interrupt.
 """
 
@@ -22,7 +22,7 @@ MIN_GAPS = 8
 
 @dataclass(frozen=True, slots=True)
 class HostCosts:
-    """Hidden cost in ns of one event of each class (float64[EVENT_CLASSES], 0: not known), and how many gaps taught it."""
+    """Hidden cost in ns of one event of each class (float64[EVENT_CLASSES], 0: not known); how many gaps taught it."""
 
     ns: npt.NDArray[np.float64]
     gaps: npt.NDArray[np.int64]
@@ -32,8 +32,8 @@ def host_costs(canary: npt.NDArray[np.void], events: npt.NDArray[np.void]) -> Ho
     """Join the canary's rows (CANARY_DTYPE) with the session's events (EVENT_DTYPE).
 
     Interrupts: median over gaps that hold exactly one interruption and no task switch. A class of interrupts that never
-    hit the canary gets the median of all interprocessor interrupts, or else of all interruptions: the way in and out is the same.
-    Page faults: from blocks of first touches against touches of the same pages.
+    hit the canary gets the median of all interprocessor interrupts, or else of all interruptions: the way in and out is
+    the same. Page faults: from blocks of first touches against touches of the same pages.
     """
     costs = np.zeros(len(EVENT_CLASSES))
     count = np.zeros(len(EVENT_CLASSES), np.int64)

@@ -55,8 +55,9 @@ def bill_hidden_cost(
     """Move what the events of a request cost beyond their spans from `run` to the events' causes.
 
     The price of a class is what the regression over this session says, where its interval excludes zero, else what the
-    spin canary measured on this `host`. At most the request's `run` excess over its shape's median is moved. The new pieces have `calibrated_ns` = `ns`; where in the running time they lie is not known, they are put at
-    its beginning. Every request's sum is unchanged. Returns the ledger as it is when there is nothing to bill.
+    spin canary measured on this `host`. At most the request's `run` excess over its shape's median is moved. The new
+    pieces have `calibrated_ns` = `ns`; where in the running time they lie is not known, they are put at its beginning.
+    Every request's sum is unchanged. Returns the ledger as it is when there is nothing to bill.
     """
     rows = measured_rows(requests)
     mine = requests[rows]

@@ -1,10 +1,10 @@
 """The ledger of a recorded session, from the best evidence it has."""
 
+from jitterprof.analysis.calibration import host_costs
+from jitterprof.analysis.degraded import ledger_from_clocks, ledger_from_procfs
 from jitterprof.analysis.evidence import evidence_of
 from jitterprof.analysis.hidden_cost import bill_hidden_cost
 from jitterprof.analysis.ledger import build_ledger
-from jitterprof.analysis.calibration import host_costs
-from jitterprof.analysis.degraded import ledger_from_clocks, ledger_from_procfs
 from jitterprof.model.ledger import Ledger
 from jitterprof.store import Run
 

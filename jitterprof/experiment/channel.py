@@ -1,4 +1,4 @@
-"""Messages between the coordinator and its two children: JSON lines over a socket pair; a file descriptor may ride along."""
+"""Messages between the coordinator and its children: JSON lines over a socket pair; a file descriptor may ride along."""
 
 import array
 import json
@@ -89,8 +89,8 @@ class Channel:
 
     def close(self) -> None:
         """Close this end; descriptors that nobody took go too."""
-        for fd in self._fds:
-            os.close(fd)
+        while self._fds:
+            os.close(self._fds.pop())
         self._socket.close()
 
 

@@ -39,7 +39,9 @@ class Child:
         return "if nobody ended it, the kernel may have, for memory: see `dmesg`"
 
     def end(self, timeout_s: float = 5.0) -> None:
-        """Terminate it, and kill it if that takes longer than `timeout_s`."""
+        """Hang up, which ends a child that waits for us; terminate it, and kill it if that takes longer than
+        `timeout_s`."""
+        self.channel.close()
         if self.process.poll() is None:
             self.process.terminate()
             try:
@@ -47,7 +49,6 @@ class Child:
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
-        self.channel.close()
 
 
 def start_child(module: str, log: Path, environment: Mapping[str, str]) -> Child:

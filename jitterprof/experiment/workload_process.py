@@ -43,6 +43,18 @@ def map_clocks(fd: int) -> StateClocks:
     return StateClocks(memoryview(mapped).cast("Q"), slot_of)
 
 
+def _apply(settings: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
+    """Thread settings, on this thread, and so on all that the runtime and the generator start from it, and on those
+    that the imports have started already (numpy's pool)."""
+    effective = apply_to_thread(0, settings)
+    # mlock is the process's; a pool thread waits without a timer, and setting its slack would take CAP_SYS_NICE.
+    others = tuple(pair for pair in settings if pair[0] not in ("mlock", "timerslack"))
+    for task in Path("/proc/self/task").iterdir():
+        if int(task.name) != os.getpid():
+            apply_to_thread(int(task.name), others)
+    return effective
+
+
 def floor_ns(spec: RunSpec) -> int:
     """How long to measure the generator's own floor: a fifth of a short session, FLOOR_NS at most."""
     if spec.requests is not None:
@@ -59,8 +71,7 @@ def _serve(channel: Channel, stop: StopCell) -> None:
     caveats = [lock_process()]
     if spec.cpus:
         pin(spec.cpus)
-    # Before the runtime makes its threads, which inherit all of it, as do the workers.
-    effective = apply_to_thread(0, spec.settings)
+    effective = _apply(spec.settings)
     model = open_model(resolve(spec.workload), spec.backend, spec.device, spec.threads, read_settings(spec))
     streams = [model.stream(worker) for worker in range(spec.workers)]
     channel.send(

@@ -20,6 +20,7 @@ MARGIN_MIN_NS, MARGIN_MAX_NS = 50_000, 300_000
 #: wake-up latency that every wake has is spun away.
 SHARED_MARGIN_MAX_NS = 5_000
 _SPIN_SHARE = 0.2
+_CALIBRATION_NS = 600_000_000
 
 
 class _Timespec(ctypes.Structure):
@@ -54,11 +55,14 @@ MONOTONIC = Clock(time.monotonic_ns, monotonic_sleeper)
 
 
 def wake_overshoot(clock: Clock, sleep_until: Callable[[int], None], gap_ns: int) -> npt.NDArray[np.int64]:
-    """How late, in ns, this thread wakes from sleeps: mostly short ones, some as long as `gap_ns` (up to 5 ms)."""
-    long_ns = min(max(gap_ns, 200_000), 5_000_000)
-    late = np.empty(600, dtype=np.int64)
+    """How late, in ns, this thread wakes from sleeps like those to come. Takes about 0.6 s.
+
+    The longer a CPU idles, the deeper and the later it wakes, so the sleeps are as long as `gap_ns` (0.2 to 5 ms).
+    """
+    sleep_ns = min(max(gap_ns, 200_000), 5_000_000)
+    late = np.empty(_CALIBRATION_NS // sleep_ns, dtype=np.int64)
     for shot in range(len(late)):
-        deadline = clock.now() + (long_ns if shot % 20 == 0 else 200_000)
+        deadline = clock.now() + sleep_ns
         sleep_until(deadline)
         late[shot] = clock.now() - deadline
     return late

@@ -22,6 +22,8 @@ import numpy as np
 import pytest
 
 QUANTILES = {"p50": "50.00", "p90": "90.00", "p99": "99.00", "p99.9": "99.90"}
+#: A round is quiet when everything else took less than this many CPUs beside both arms.
+QUIET = 0.2
 ARMS = ("jitterprof", "loadgen")
 
 
@@ -117,6 +119,9 @@ def compare(rate: float, rounds: int, seconds: int, workers: int) -> dict[str, o
         for arm in random.sample(ARMS, 2):
             seen[arm].append(fresh(arm, rate, seconds, number + 1, workers))
     table: dict[str, object] = {"rate": rate, "rounds": rounds, "workers": workers}
+    others = np.array([[result["others"] for result in seen[arm]] for arm in ARMS])
+    quiet = (others < QUIET).all(axis=0)
+    table["quiet_rounds"] = int(quiet.sum())
     for name in QUANTILES:
         by_arm = {arm: np.array([result[name] for result in seen[arm]]) for arm in ARMS}
         ratio = by_arm["jitterprof"] / by_arm["loadgen"]
@@ -125,6 +130,8 @@ def compare(rate: float, rounds: int, seconds: int, workers: int) -> dict[str, o
             "ratio": float(np.median(ratio)),
             "ratio_min": float(ratio.min()),
             "ratio_max": float(ratio.max()),
+            "quiet_ratio": float(np.median(ratio[quiet])) if quiet.any() else float("nan"),
+            "quiet_ns": [float(np.median(by_arm[arm][quiet])) if quiet.any() else float("nan") for arm in ARMS],
         }
     table["others"] = {arm: [round(result["others"], 2) for result in seen[arm]] for arm in ARMS}
     table["count"] = {arm: [result["count"] for result in seen[arm]] for arm in ARMS}
@@ -158,13 +165,16 @@ def main() -> int:
         print(json.dumps(tables))
     for table in () if given.json else tables:
         print(f"\nnull response time at {table['rate']:g}/s, {given.rounds} rounds of {given.seconds} s, medians")
-        print(f"{'':8}{'jitterprof':>12}{'LoadGen':>12}{'ratio':>9}   (lowest - highest of the rounds)")
+        print(
+            f"{'':8}{'jitterprof':>12}{'LoadGen':>12}{'ratio':>9}   (lowest - highest of the rounds)   quiet rounds: {table['quiet_rounds']}"
+        )
         for name in QUANTILES:
             cell = table[name]
             assert isinstance(cell, dict)
             print(
                 f"{name:8}{cell['jitterprof_ns'] / 1e3:9.1f} us{cell['loadgen_ns'] / 1e3:9.1f} us"
                 f"{cell['ratio']:9.3f}   ({cell['ratio_min']:.3f} - {cell['ratio_max']:.3f})"
+                f"   {cell['quiet_ns'][0] / 1e3:.1f} / {cell['quiet_ns'][1] / 1e3:.1f} us = {cell['quiet_ratio']:.3f}"
             )
         print(f"requests per round: {table['count']}")
         print(f"CPUs' worth of other work meanwhile: {table['others']}")

@@ -43,6 +43,7 @@ NONSENSE: tuple[tuple[Sequence[str], int, Sequence[str]], ...] = (
     (("--set", "slice=3s"), 2, ("slice=3s", "0.1 ms to 100 ms")),
     (("--set", "policy=FIFO:1", "--set", "timerslack=1us"), 2, ("timerslack", "FIFO")),
     (("--set", "cpu.max=50000"), 3, ("cpu.max", "host")),
+    (("--set", "runtime.spinning=off", "--set", "runtime.omp_wait_policy=active"), 2, ("contradict",)),
     (("--frobnicate",), 2, ("--frobnicate", "--help")),
 )
 

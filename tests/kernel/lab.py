@@ -81,7 +81,10 @@ class Victim:
 
     def __exit__(self, *_: object) -> None:
         self._process.kill()
-        self._process.communicate()
+        self._process.wait()
+        for end in (self._process.stdin, self._process.stdout):
+            if end is not None and not end.closed:
+                end.close()
 
     def expect_ready(self) -> None:
         """After the start, or after it became itself again by exec."""

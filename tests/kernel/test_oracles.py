@@ -1,0 +1,185 @@
+"""The kernel's own counters over one busy recording, against what the probes and the ledger make of it.
+
+The victim shares its CPU with a hog, takes page faults and network interrupts, and spends a part of the time under a
+CPU quota. Figures are printed (pytest -s).
+"""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from injectors.control import CONTROL_ENV
+from injectors.injector import Injector
+
+from jitterprof.analysis.evidence import evidence_of
+from jitterprof.analysis.timeline import Timeline, build_timeline
+from jitterprof.experiment.session import record_session
+from jitterprof.model.cause import Cause
+from jitterprof.model.run import Manifest, RunSpec
+from jitterprof.units import NS_PER_MS, NS_PER_S
+
+VICTIM = Path(__file__).resolve().parents[1] / "truth" / "victims.py"
+CPU = max(os.sched_getaffinity(0))
+SECONDS = 9
+#: The issue's bound.
+WITHIN = 0.02
+
+
+@dataclass(frozen=True)
+class Busy:
+    """The recording: the kernel's differences and the probes' between the same two moments, and the timeline."""
+
+    manifest: Manifest
+    timeline: Timeline
+    quota: list[dict[str, Any]]
+
+    @property
+    def begin(self) -> int:
+        return int(str(self.manifest.oracles["begin_ns"]))
+
+    @property
+    def end(self) -> int:
+        return int(str(self.manifest.oracles["end_ns"]))
+
+    @property
+    def kernel(self) -> dict[str, Any]:
+        kernel = self.manifest.oracles["kernel"]
+        assert isinstance(kernel, dict)
+        return kernel
+
+    def probes(self, name: str) -> int:
+        """A total of the probes over all CPUs."""
+        rows = self.manifest.oracles["probes"]
+        assert isinstance(rows, list)
+        return sum(row[name] for row in rows)
+
+    def time_in(self, tid: int, *causes: Cause, since: int = 0, until: int = 0) -> int:
+        """ns of a thread's timeline with one of these causes, [begin, end) unless told."""
+        window = (np.array([since or self.begin]), np.array([until or self.end]))
+        _, pieces = self.timeline.pieces(np.array([tid]), *window)
+        chosen = pieces[np.isin(pieces["cause"], causes)]
+        return int((chosen["end"] - chosen["start"]).sum())
+
+    def waiting(self, tid: int) -> int:
+        """ns in which a thread waited in a run queue or for its quota, whatever interrupted that CPU meanwhile."""
+        _, pieces = self.timeline.pieces(np.array([tid]), np.array([self.begin]), np.array([self.end]))
+        waits = (pieces["role"] == 2) | (pieces["cause"] == Cause.THROTTLED)
+        return int((pieces["end"] - pieces["start"])[waits].sum())
+
+
+@pytest.fixture(scope="module")
+def busy() -> Iterator[Busy]:
+    with tempfile.TemporaryDirectory(prefix="jp-oracles-") as folder, ExitStack() as stack:
+        control = Path(folder) / "control"
+        os.environ[CONTROL_ENV] = str(control)
+        stack.callback(os.environ.pop, CONTROL_ENV)
+        schedule = {"control": control, "delay_ms": 500}
+        injectors = [
+            Injector("hog", CPU, pulses=12, pulse_ms=150, gap_ms=250, seed=1, **schedule),
+            Injector("net_rx", CPU, pulses=12, pulse_ms=60, gap_ms=300, seed=2, every_us=40, **schedule),
+            Injector("madvise", CPU, pulses=25, pulse_ms=5, gap_ms=150, seed=3, **schedule),
+            Injector("quota", CPU, pulses=3, pulse_ms=480, gap_ms=1200, seed=4, quota_ms=30, **schedule),
+        ]
+        for injector in injectors:
+            stack.enter_context(injector)
+        spec = RunSpec(
+            f"{VICTIM}:build", "auto", cpus=(CPU,), duration_ns=SECONDS * NS_PER_S, warmup_ns=NS_PER_S, probes="bpf"
+        )
+        recording = record_session(spec, Path(folder) / "session.jprof")
+        run = recording.run
+        timeline = build_timeline(run.requests, evidence_of(run.manifest, run.events))
+        assert run.manifest.health.loss.total == 0
+        for injector in injectors:
+            injector.__exit__(None, None, None)
+        stack.pop_all()
+        del os.environ[CONTROL_ENV]
+        yield Busy(run.manifest, timeline, injectors[3].rows)
+
+
+def agree(what: str, kernel: float, ours: float, allowance: float) -> None:
+    """Within the issue's bound, or within what the kernel's figure cannot resolve. Prints both."""
+    share = (ours - kernel) / kernel if kernel else 0.0
+    print(f"{what:28} kernel {kernel:>14,.0f}  ours {ours:>14,.0f}  {share:+.2%}")
+    assert abs(ours - kernel) <= max(WITHIN * kernel, allowance), what
+
+
+def main_thread(busy: Busy) -> tuple[int, dict[str, Any]]:
+    """The thread that serves, and the kernel's counters of it."""
+    tid = busy.manifest.worker_tids[0]
+    return tid, busy.kernel["threads"][str(tid)]
+
+
+def test_run_delay(busy: Busy) -> None:
+    """schedstat counts from the run queue, we from the waking: some microseconds per wake-up (see
+    test_state_clocks). A throttled thread is runnable, so for schedstat it waits."""
+    tid, counters = main_thread(busy)
+    allowance = 10_000 * counters["slices"] * 0.02 + 100_000
+    agree("schedstat run delay, ns", counters["run_delay_ns"], busy.waiting(tid), allowance)
+
+
+def test_time_on_cpu(busy: Busy) -> None:
+    tid, counters = main_thread(busy)
+    _, pieces = busy.timeline.pieces(np.array([tid]), np.array([busy.begin]), np.array([busy.end]))
+    on_cpu = (pieces["role"] == 1) & (pieces["cause"] != Cause.STEAL)
+    agree(
+        "schedstat time on CPU, ns", counters["cpu_ns"], int((pieces["end"] - pieces["start"])[on_cpu].sum()), 100_000
+    )
+
+
+def _interrupts(busy: Busy, *rows: str) -> int:
+    return sum(sum(busy.kernel["interrupts"].get(row, ())) for row in rows)
+
+
+#: The two sides are read one after the other, some milliseconds apart: as many events as come in that time.
+READ_APART_S = 0.02
+
+
+def _apart(busy: Busy, count: int) -> float:
+    return 1 + count / ((busy.end - busy.begin) / NS_PER_S) * READ_APART_S
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="rows of /proc/interrupts as x86 names them")
+def test_interrupts(busy: Busy) -> None:
+    timer = _interrupts(busy, "LOC")
+    agree("/proc/interrupts LOC", timer, busy.probes("timers"), _apart(busy, timer))
+    # TLB shootdowns come by the call-function vectors and have a row of their own.
+    sent = _interrupts(busy, "RES", "CAL", "TLB", "IWI", "PLT", "TRM", "THR", "DFR")
+    agree("RES + CAL + TLB + IWI ...", sent, busy.probes("ipis"), _apart(busy, sent))
+
+
+def test_device_interrupts(busy: Busy) -> None:
+    count = _interrupts(busy, *(row for row in busy.kernel["interrupts"] if row.isdigit()))
+    agree("device interrupts", count, busy.probes("hardirqs"), _apart(busy, count))
+
+
+def test_softirqs(busy: Busy) -> None:
+    count = sum(sum(row) for row in busy.kernel["softirqs"].values())
+    assert count > 1000
+    agree("/proc/softirqs", count, busy.probes("softirqs"), _apart(busy, count))
+
+
+def test_throttled_time(busy: Busy) -> None:
+    tid, _ = main_thread(busy)
+    inside = [row for row in busy.quota if busy.begin < row["t0_ns"] and row["t1_ns"] + 100 * NS_PER_MS < busy.end]
+    assert len(inside) >= 2
+    kernel = sum(row["throttled_ns"] for row in inside)
+    ours = sum(
+        busy.time_in(tid, Cause.THROTTLED, since=row["t0_ns"], until=row["t1_ns"] + 100 * NS_PER_MS) for row in inside
+    )
+    assert kernel > 200 * NS_PER_MS
+    agree("cpu.stat throttled time, ns", kernel, ours, 0)
+
+
+def test_steal(busy: Busy) -> None:
+    """/proc/stat counts in clock ticks of 10 ms, per CPU, and a tick that is not full yet at either end is left out."""
+    steal = busy.manifest.oracles["steal_ns"]
+    assert isinstance(steal, list)
+    kernel = busy.kernel["steal_ns"]
+    tick = NS_PER_S // os.sysconf("SC_CLK_TCK")
+    agree("/proc/stat steal, ns", sum(kernel), sum(steal), tick * len(kernel))
