@@ -97,7 +97,7 @@ def _fault_cost(canary: npt.NDArray[np.void], events: npt.NDArray[np.void]) -> t
             continue
         spans = int((inside["ts"] - inside["a"]).sum())
         held = (other.start >= row["start_ns"]) & (other.end <= row["end_ns"])
-        # Whatever interrupted the block, most of it inside a fault's span, is not counted twice: it only lowers the cost.
+        # Interruptions inside a fault's span are taken off twice: that errs towards a lower cost.
         taken = int(other.visible[held].sum())
         rest = int(row["end_ns"] - row["start_ns"]) - spans - taken - warm
         costs.append(rest / len(inside))

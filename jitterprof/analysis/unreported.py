@@ -1,8 +1,8 @@
 """Switches that the kernel never reported, although no record was lost.
 
 A thread that leaves the CPU twice in a row must have got it in between. Where that record is missing and no
-sequence number is, the tracepoint did not run our program: seen on hosts whose kernel hides some of its tasks from tracing, where
-every switch away from such a task is missing.
+sequence number is, the tracepoint did not run our program: seen on hosts whose kernel hides some of its tasks from
+tracing, where every switch away from such a task is missing.
 """
 
 import numpy as np

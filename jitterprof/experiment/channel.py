@@ -1,4 +1,4 @@
-"""Messages between the coordinator and its children: JSON lines over a socket pair; a file descriptor may ride along."""
+"""Messages between the coordinator and its children: JSON lines over a socket pair; a descriptor may ride along."""
 
 import array
 import json

@@ -1,7 +1,7 @@
 """Kernel events as fixed-size records: the contract between `probes/include/jitterprof.h` and the analysis.
 
-Every record carries the CPU that wrote it and that CPU's sequence number, so a lost record shows as a gap and says where.
-Interval kinds are written once, at the end of the interval, with their start in `a`: a lost record loses the whole
+Every record carries the CPU that wrote it and that CPU's sequence number, so a lost record shows as a gap and says
+where. Interval kinds are written once, at the end of the interval, with their start in `a`: a lost record loses the whole
 interval, never one edge of it.
 
 "victim" = a thread of the target. "watched CPU" = a CPU on whose run queue a victim is waiting.
@@ -62,7 +62,7 @@ class EventKind(IntEnum):
     CGROUP = 11
     #: Device interrupt [a, ts) on `cpu`: other = irq number. tid = the task that was current.
     HARDIRQ = 16
-    #: Softirq [a, ts) on `cpu`: other = vector (SOFTIRQ_NAMES). tid = the task that was current (ksoftirqd or a victim).
+    #: Softirq [a, ts) on `cpu`: other = vector (SOFTIRQ_NAMES). tid = who was current (ksoftirqd or a victim).
     SOFTIRQ = 17
     #: Interrupt vector [a, ts) on `cpu`: flags = Vector, other = tid that sent the IPI (0: unknown),
     #: b = address of the hrtimer or call function that it ran (0: unknown or the plain tick).

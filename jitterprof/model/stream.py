@@ -33,7 +33,8 @@ CLOCK_ROW = np.dtype([("begin", "<u8", 24), ("end", "<u8", 24)])
 #: the reading. Values are cumulative. `kind` says what `key` and a..d are:
 #: SAMPLE_THREAD: key = tid, a = on-CPU ns, b = run delay ns, c = times scheduled
 #: SAMPLE_CPU: key = cpu, a = device interrupts, b = softirqs, c = steal ns (10 ms steps), d = vectors (timer, IPI ...)
-#: SAMPLE_QUOTA: key = position in the manifest's oracles["quota_paths"], a = throttled ns, b = periods cut short, c = periods
+#: SAMPLE_QUOTA: key = position in oracles["quota_paths"] of the manifest, a = throttled ns, b = periods cut short,
+#:   c = periods
 SAMPLE_DTYPE = np.dtype(
     [("ts_ns", "<i8"), ("key", "<i4"), ("kind", "<i4"), ("a", "<i8"), ("b", "<i8"), ("c", "<i8"), ("d", "<i8")]
 )

@@ -89,7 +89,9 @@ def _until_measured(run: Path) -> None:
     from jitterprof.load.request_file import progress
     from jitterprof.model.request import Phase
 
-    wait_until(lambda: progress(run / "requests.0.stream").phase == Phase.MEASURED, 60, lambda: str(list(run.iterdir())))
+    wait_until(
+        lambda: progress(run / "requests.0.stream").phase == Phase.MEASURED, 60, lambda: str(list(run.iterdir()))
+    )
 
 
 def test_interrupted_before_anything_was_measured(tmp_path: Path) -> None:
@@ -252,9 +254,7 @@ def test_without_rights_there_is_the_fallback(open_folder: Path) -> None:
 @needs_root
 @pytest.mark.parametrize("mode", ["bpf", "clocks"])
 def test_without_rights_probes_are_refused(open_folder: Path, mode: str) -> None:
-    ended = jitterprof(
-        "run", "mlp", *QUICK, "--probes", mode, "--out", "a.jprof", folder=open_folder, wrap=as_nobody()
-    )
+    ended = jitterprof("run", "mlp", *QUICK, "--probes", mode, "--out", "a.jprof", folder=open_folder, wrap=as_nobody())
     ended.refused(3, "no right to load BPF", "run as root")
     assert not (open_folder / "a.jprof").exists()
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-
 from injectors.control import CONTROL_ENV
 from injectors.injector import Injector
+
 from jitterprof.analysis.explanation import Explanation, Spike, explain
 from jitterprof.analysis.session_ledger import session_ledger
 from jitterprof.experiment.session import Recording, record_session
@@ -104,7 +104,7 @@ _TASK_CAUSES = ("preempted", "wakeup")
 
 
 def clean(trial: Trial, ours: tuple[str, ...]) -> list[int]:
-    """Numbers of the pulses that no foreign task disturbed. `ours`: parts of the names of tasks that belong to the trial."""
+    """Numbers of the pulses that no foreign task disturbed. `ours`: parts of the names of the trial's own tasks."""
     numbers = []
     for number, (start, end) in enumerate(trial.pulses):
         hits = trial.spikes_of((start, end))

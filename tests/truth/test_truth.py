@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-
 from harness import Trial, clean, recorded
 from injectors.disk import interrupted_cpus
 
@@ -14,8 +13,8 @@ NEEDED = 5
 
 @dataclass(frozen=True)
 class Fault:
-    """An injector and what it must look like. `ours`: tasks that belong to it. `blame`: pairs of a cause and a part of the
-    culprit's name, any of which is right. `off_cpu`: the cause whose time must agree with the log."""
+    """An injector and what it must look like. `ours`: tasks that belong to it. `blame`: pairs of a cause and a part of
+    the culprit's name, any of which is right. `off_cpu`: the cause whose time must agree with the log."""
 
     kind: str
     blame: tuple[tuple[str, str], ...]
