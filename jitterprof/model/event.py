@@ -1,8 +1,8 @@
 """Kernel events as fixed-size records: the contract between `probes/include/jitterprof.h` and the analysis.
 
 Every record carries the CPU that wrote it and that CPU's sequence number, so a lost record shows as a gap and says
-where. Interval kinds are written once, at the end of the interval, with their start in `a`: a lost record loses the whole
-interval, never one edge of it.
+where. Interval kinds are written once, at the end of the interval, with their start in `a`: a lost record loses the
+whole interval, never one edge of it.
 
 "victim" = a thread of the target. "watched CPU" = a CPU on whose run queue a victim is waiting.
 """
