@@ -36,7 +36,9 @@ class Command:
     mark: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def start(self) -> "subprocess.Popen[str]":
-        """In the background; Ctrl-C is not ignored, as a shell's background job would."""
+        """In the background, with our own way to take Ctrl-C: a test run in a shell's background ignores it."""
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         return subprocess.Popen(
             [*self.wrap, sys.executable, "-m", "jitterprof", *map(str, self.arguments)],
             cwd=self.folder,
@@ -45,7 +47,6 @@ class Command:
             stdout=subprocess.PIPE,
             stderr=(self.folder / "stderr.txt").open("w"),
             text=True,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler) and None,
         )
 
     @property
@@ -117,6 +118,40 @@ def jitterprof(*arguments: object, folder: Path, wrap: Sequence[str] = ()) -> En
     """Run it to its end."""
     command = Command([str(argument) for argument in arguments], folder, wrap)
     return finish(command, command.start())
+
+
+#: The command line's entry point, once per list of arguments.
+_DRIVER = """
+import contextlib, io, json, sys
+from jitterprof.cli.app import main
+answers = []
+for arguments in json.loads(sys.argv[1]):
+    sys.argv = ["jitterprof", *arguments]
+    out, said = io.StringIO(), io.StringIO()
+    code = None
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(said):
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code
+    answers.append([code, out.getvalue(), said.getvalue()])
+json.dump(answers, sys.stdout)
+"""
+
+
+def one_after_another(lines: Sequence[Sequence[str]], folder: Path) -> list[Ended]:
+    """Many command lines in one interpreter; for those that end before anything starts."""
+    done = subprocess.run(
+        [sys.executable, "-c", _DRIVER, json.dumps(lines)],
+        cwd=folder,
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        timeout=_TIMEOUT_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return [Ended(*answer) for answer in json.loads(done.stdout)]
 
 
 def wait_until(done: Callable[[], object], timeout_s: float, why: Callable[[], str]) -> None:

@@ -165,8 +165,19 @@ def summarise(
         margin_ns=max((worker.margin_ns for worker in workers), default=0),
         stopped=stop.reason,
         aborted=bool(failures) and all(w.failures.count == w.rows.rows - w.floor_rows for w in workers),
-        caveats=tuple(dict.fromkeys((*caveats, *(note for worker in workers for note in worker.caveats)))),
+        caveats=tuple(dict.fromkeys((*caveats, *_doubts(hygiene), *(note for w in workers for note in w.caveats)))),
     )
+
+
+def _doubts(hygiene: Hygiene) -> list[str]:
+    doubts = []
+    if hygiene.cpu_source == "sched_getcpu":
+        doubts.append("the CPU of a request is read with a call at both of its edges (no rseq area here)")
+    if hygiene.cpu_source == "none":
+        doubts.append("the CPU of a request is not known here")
+    if hygiene.timer_slack_ns > 1:
+        doubts.append(f"the timer slack of {hygiene.timer_slack_ns} ns could not be lowered")
+    return doubts
 
 
 def _offered(offsets: Times, duration_ns: int | None) -> float:

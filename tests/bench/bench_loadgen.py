@@ -166,7 +166,8 @@ def main() -> int:
     for table in () if given.json else tables:
         print(f"\nnull response time at {table['rate']:g}/s, {given.rounds} rounds of {given.seconds} s, medians")
         print(
-            f"{'':8}{'jitterprof':>12}{'LoadGen':>12}{'ratio':>9}   (lowest - highest of the rounds)   quiet rounds: {table['quiet_rounds']}"
+            f"{'':8}{'jitterprof':>12}{'LoadGen':>12}{'ratio':>9}   (lowest - highest of the rounds)"
+            f"   quiet rounds: {table['quiet_rounds']}"
         )
         for name in QUANTILES:
             cell = table[name]

@@ -1,13 +1,11 @@
-"""What the command line says to input that makes no sense: one line of what is wrong, one of what to do, a fixed code."""
+"""What the command line says to input that makes no sense: what is wrong, what to do, and a fixed exit code."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from command import QUICK, Ended, clean_environment, jitterprof
+from command import QUICK, Ended, jitterprof, one_after_another
 
 #: Arguments of `run` after the workload, exit code, words of the answer.
 NONSENSE: tuple[tuple[Sequence[str], int, Sequence[str]], ...] = (
@@ -48,40 +46,11 @@ NONSENSE: tuple[tuple[Sequence[str], int, Sequence[str]], ...] = (
 )
 
 
-#: The command line's entry point, once per list of arguments: an interpreter for each would cost half a minute.
-_DRIVER = """
-import contextlib, io, json, sys
-from jitterprof.cli.app import main
-answers = []
-for arguments in json.loads(sys.argv[1]):
-    sys.argv = ["jitterprof", *arguments]
-    out, said = io.StringIO(), io.StringIO()
-    code = None
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(said):
-        try:
-            main()
-        except SystemExit as end:
-            code = end.code
-    answers.append([code, out.getvalue(), said.getvalue()])
-json.dump(answers, sys.stdout)
-"""
-
-
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[tuple[str, ...], Ended], Path]:
     """How each line of NONSENSE ended, and the folder they ran in."""
     folder = tmp_path_factory.mktemp("nonsense")
-    lines = json.dumps([["run", "mlp", *row[0]] for row in NONSENSE])
-    done = subprocess.run(
-        [sys.executable, "-c", _DRIVER, lines],
-        cwd=folder,
-        env=clean_environment(),
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=120,
-    )
-    ends = [Ended(*answer) for answer in json.loads(done.stdout)]
+    ends = one_after_another([("run", "mlp", *row[0]) for row in NONSENSE], folder)
     return {tuple(row[0]): end for row, end in zip(NONSENSE, ends, strict=True)}, folder
 
 
@@ -96,23 +65,24 @@ def test_nonsense_is_refused_before_anything_starts(
     assert not list(folder.iterdir())
 
 
-@pytest.mark.parametrize(
-    ("workload", "words"),
-    [
-        ("nosuch", ("nosuch", "known: convnet")),
-        ("missing.onnx", ("missing.onnx", "check the path")),
-        ("empty.onnx", ("empty.onnx is empty",)),
-        ("folder.onnx", ("is a directory",)),
-        ("model.py", ("model.py:build",)),
-        ("model.py:1st", ("1st", "model.py:build")),
-        ("missing.py:build", ("missing.py",)),
-    ],
+NO_WORKLOADS = (
+    ("nosuch", ("nosuch", "known: convnet")),
+    ("missing.onnx", ("missing.onnx", "check the path")),
+    ("empty.onnx", ("empty.onnx is empty",)),
+    ("folder.onnx", ("is a directory",)),
+    ("model.py", ("model.py:build",)),
+    ("model.py:1st", ("1st", "model.py:build")),
+    ("missing.py:build", ("missing.py",)),
 )
-def test_a_workload_that_is_not_there(tmp_path: Path, workload: str, words: Sequence[str]) -> None:
+
+
+def test_a_workload_that_is_not_there(tmp_path: Path) -> None:
     (tmp_path / "empty.onnx").touch()
     (tmp_path / "folder.onnx").mkdir()
     (tmp_path / "model.py").write_text("def build(): ...\n")
-    jitterprof("run", workload, folder=tmp_path).refused(2, *words)
+    ends = one_after_another([("run", workload) for workload, _ in NO_WORKLOADS], tmp_path)
+    for (_, words), ended in zip(NO_WORKLOADS, ends, strict=True):
+        ended.refused(2, *words)
     assert not list(tmp_path.glob("*.jprof"))
 
 
@@ -201,10 +171,13 @@ def test_a_model_that_does_not_run(
     assert not list(tmp_path.glob("*.jprof")), "a run directory that holds nothing was left behind"
 
 
-@pytest.mark.parametrize("content", [b"a b c\n", b"\xff\xfe\x00", b"", b"2\n1\n", b"# unit: weeks\n1\n"])
-def test_a_replay_file_of_garbage(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "times.txt").write_bytes(content)
-    jitterprof("run", "mlp", "--arrival", "replay:times.txt", folder=tmp_path).refused(2, "times.txt")
+def test_a_replay_file_of_garbage(tmp_path: Path) -> None:
+    contents = (b"a b c\n", b"\xff\xfe\x00", b"", b"2\n1\n", b"# unit: weeks\n1\n")
+    for number, content in enumerate(contents):
+        (tmp_path / f"times{number}").write_bytes(content)
+    lines = [("run", "mlp", "--arrival", f"replay:times{number}") for number in range(len(contents))]
+    for number, ended in enumerate(one_after_another(lines, tmp_path)):
+        ended.refused(2, f"times{number}")
 
 
 def test_an_out_that_is_taken(tmp_path: Path) -> None:
@@ -213,13 +186,15 @@ def test_an_out_that_is_taken(tmp_path: Path) -> None:
     (tmp_path / "full.jprof" / "notes").write_text("mine")
     (tmp_path / "run.jprof").mkdir()
     (tmp_path / "run.jprof" / "manifest.json").write_text("{}")
-    for name, words in (
-        ("file", "not a directory"),
-        ("file/below", "cannot create"),
-        ("full.jprof", "not empty"),
-        ("run.jprof", "already holds a run"),
-    ):
-        jitterprof("run", "mlp", "--out", name, folder=tmp_path).refused(2, words, "--out")
+    taken = {
+        "file": "not a directory",
+        "file/below": "cannot create",
+        "full.jprof": "not empty",
+        "run.jprof": "already holds a run",
+    }
+    ends = one_after_another([("run", "mlp", "--out", name) for name in taken], tmp_path)
+    for words, ended in zip(taken.values(), ends, strict=True):
+        ended.refused(2, words, "--out")
     assert (tmp_path / "file").read_text() == "mine"
     assert [path.name for path in (tmp_path / "full.jprof").iterdir()] == ["notes"]
     assert [path.name for path in (tmp_path / "run.jprof").iterdir()] == ["manifest.json"]
@@ -234,15 +209,17 @@ def test_what_is_no_run_cannot_be_explained(tmp_path: Path) -> None:
     (tmp_path / "torn.jprof").mkdir()
     (tmp_path / "torn.jprof" / "manifest.json").write_text('{"schema": 1, "sp')
     (tmp_path / "file").touch()
-    for name, words in (
+    cases = (
         ("missing.jprof", ("missing.jprof", "--out DIR")),
         ("empty.jprof", ("manifest.json",)),
         ("foreign.jprof", ("not written by jitterprof",)),
         ("newer.jprof", ("schema 99", "upgrade")),
         ("torn.jprof", ("damaged", "record it again")),
         ("file", ("not a jitterprof run",)),
-    ):
-        jitterprof("explain", name, folder=tmp_path).refused(1, *words)
+    )
+    ends = one_after_another([("explain", name) for name, _ in cases], tmp_path)
+    for (_, words), ended in zip(cases, ends, strict=True):
+        ended.refused(1, *words)
 
 
 @pytest.mark.parametrize(

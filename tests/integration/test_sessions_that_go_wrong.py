@@ -1,4 +1,4 @@
-"""Sessions that end before their time, or start where little is allowed: what is on disk opens, and says what happened."""
+"""Sessions that end too early, or start where little is allowed: what is on disk opens, and says what happened."""
 
 import json
 import os

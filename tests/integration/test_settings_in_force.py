@@ -1,4 +1,4 @@
-"""`run --set`: each value is in force on the threads that serve, recorded as the kernel reports it, and gone afterwards."""
+"""`run --set`: a value is in force on the threads that serve, recorded as the kernel reports it, and gone later."""
 
 import json
 import os

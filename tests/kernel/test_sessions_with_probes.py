@@ -44,7 +44,7 @@ def _programs() -> list[str]:
     holders = []
     for entry in Path("/proc").glob("[0-9]*/fd"):
         try:
-            kinds = {os.readlink(link) for link in entry.iterdir()}
+            kinds = {str(link.readlink()) for link in entry.iterdir()}
         except OSError:
             continue
         if "anon_inode:bpf-prog" in kinds or "anon_inode:bpf_link" in kinds:
