@@ -41,6 +41,15 @@ def standard_output() -> Iterator[None]:
         # rich makes SystemExit(1) of a broken pipe.
         if isinstance(error, SystemExit) and error.code != 1:
             raise
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
+        _close_output()
+    except OSError as error:
+        _close_output()
+        raise JitterprofError(
+            f"cannot write the result: {error.strerror}", "give standard output a place with space, and explain again"
+        ) from None
+
+
+def _close_output() -> None:
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)

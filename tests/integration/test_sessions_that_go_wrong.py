@@ -76,7 +76,6 @@ def test_an_interrupted_session_is_valid_and_shorter(tmp_path: Path, number: sig
 def test_an_interrupted_session_prints_one_json_document(tmp_path: Path) -> None:
     command = Command(("run", "mlp", "--json", *LONG), tmp_path)
     process = command.start()
-    wait_until(lambda: (tmp_path / "a.jprof" / "requests.0.stream").exists(), 60, lambda: command.said)
     _until_measured(tmp_path / "a.jprof")
     process.send_signal(signal.SIGINT)
     ended = finish(command, process)
@@ -217,6 +216,11 @@ def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path, session: Path
     process.stdout.close()
     assert process.wait(60) == 0
     assert command.said == ""
+
+
+def test_a_result_that_finds_no_space(tmp_path: Path, session: Path) -> None:
+    command = Command(["explain", str(session)], tmp_path, ("sh", "-c", 'exec "$@" >/dev/full', "sh"))
+    finish(command, command.start()).refused(1, "cannot write the result", "No space left on device")
 
 
 # Where little is allowed or there.
@@ -395,7 +399,7 @@ def test_sessions_without_probes_say_what_they_cannot_see(
     _closes(document)
     causes = {row["cause"] for row in document["causes"]}
     if mode == "none":
-        assert causes <= {"unknown", "dispatch", "queue", "gc"}, "blame without evidence"
+        assert causes <= {"run", "unknown", "dispatch", "queue", "gc"}, "blame without evidence"
     else:
         assert causes <= {"run", "preempted", "unknown", "dispatch", "queue", "gc"}, "blame without evidence"
         oracles = _manifest(tmp_path)["oracles"]

@@ -54,7 +54,7 @@ def test_parse_spells_canonically_and_orders():
 
 
 def test_parsing_what_was_parsed_changes_nothing():
-    once = parse_settings(["policy=FIFO:7", "affinity=0", "timerslack=1us", "mlock=on", "nice=-3"])
+    once = parse_settings(["policy=FIFO:7", "affinity=0", "mlock=on", "nice=-3"])
     assert parse_settings(f"{knob}={value}" for knob, value in once) == once
 
 
@@ -106,6 +106,9 @@ def test_contradictions():
         parse_settings(["nice=1", "nice=2"])
     with pytest.raises(SpecError, match="slice has no effect"):
         parse_settings(["slice=3ms", "policy=FIFO"])
+    with pytest.raises(SpecError, match="timerslack has no effect under policy=RR:2"):
+        parse_settings(["timerslack=1us", "policy=RR:2"])
+    parse_settings(["timerslack=1us", "policy=BATCH"])
 
 
 def test_runtime_part():

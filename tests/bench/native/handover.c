@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Context switches and interrupts at full speed on one CPU, timed in chunks. Reads commands from stdin:
+ *   yield-thread CHUNKS OPS    sched_yield() between two threads: an operation is two switches
+ *   yield-process CHUNKS OPS   the same with a thread of another process
+ *   futex CHUNKS OPS           a futex handed back and forth: two switches, two wakings, two wake-ups
+ *   spin CHUNKS OPS PERIOD_NS  OPS steps of arithmetic while a timer interrupts every PERIOD_NS (0: only the tick)
+ * Answers with the chunks' times in ns on one line. All SCHED_FIFO.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <inttypes.h>
+#include <linux/futex.h>
+#include <linux/perf_event.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#define CHUNKS_MAX 4096
+#define PRIORITY 50
+
+struct partner {
+	_Atomic int go;   /* 1: yield for ever, 2: answer on the futex */
+	_Atomic int turn;
+};
+
+static struct partner *partners; /* 0: a thread, 1: a process */
+static int64_t took[CHUNKS_MAX];
+
+static void die(const char *what)
+{
+	fprintf(stderr, "%s: %s\n", what, strerror(errno));
+	exit(1);
+}
+
+static int64_t now_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return ts.tv_sec * 1000000000LL + ts.tv_nsec;
+}
+
+static void futex(_Atomic int *word, int operation, int value)
+{
+	syscall(SYS_futex, word, operation, value, NULL, NULL, 0);
+}
+
+static void *answer(void *argument)
+{
+	struct partner *self = argument;
+
+	for (;;) {
+		int go = atomic_load(&self->go);
+
+		if (go == 0) {
+			futex(&self->go, FUTEX_WAIT, 0);
+		} else if (go == 1) {
+			sched_yield();
+		} else if (atomic_load(&self->turn)) {
+			atomic_store(&self->turn, 0);
+			futex(&self->turn, FUTEX_WAKE, 1);
+		} else {
+			futex(&self->turn, FUTEX_WAIT, 0);
+		}
+	}
+	return NULL;
+}
+
+static void yield_chunks(struct partner *with, long chunks, long ops)
+{
+	for (long chunk = 0; chunk < chunks; chunk++) {
+		int64_t begin = now_ns();
+
+		for (long i = 0; i < ops; i++)
+			sched_yield();
+		took[chunk] = now_ns() - begin;
+	}
+	(void)with;
+}
+
+static void futex_chunks(struct partner *with, long chunks, long ops)
+{
+	for (long chunk = 0; chunk < chunks; chunk++) {
+		int64_t begin = now_ns();
+
+		for (long i = 0; i < ops; i++) {
+			atomic_store(&with->turn, 1);
+			futex(&with->turn, FUTEX_WAKE, 1);
+			while (atomic_load(&with->turn))
+				futex(&with->turn, FUTEX_WAIT, 1);
+		}
+		took[chunk] = now_ns() - begin;
+	}
+}
+
+static void with_partner(struct partner *with, int go, long chunks, long ops,
+			 void (*run)(struct partner *, long, long))
+{
+	atomic_store(&with->turn, 0);
+	atomic_store(&with->go, go);
+	futex(&with->go, FUTEX_WAKE, 1);
+	run(with, 1, 100);
+	run(with, chunks, ops);
+	atomic_store(&with->go, 0);
+	atomic_store(&with->turn, 2);
+	futex(&with->turn, FUTEX_WAKE, 1);
+	sched_yield();
+}
+
+static void spin_chunks(long chunks, long ops, long period)
+{
+	struct perf_event_attr attr = {
+		.type = PERF_TYPE_SOFTWARE, .size = sizeof(attr), .config = PERF_COUNT_SW_CPU_CLOCK, .sample_period = period};
+	int fd = -1;
+
+	if (period && (fd = syscall(SYS_perf_event_open, &attr, 0, -1, -1, 0)) < 0)
+		die("perf_event_open");
+	for (long chunk = 0; chunk < chunks; chunk++) {
+		int64_t begin = now_ns();
+		uint64_t x = 1;
+
+		for (long i = 0; i < ops; i++) {
+			x = x * 6364136223846793005ULL + 1;
+			__asm__ volatile("" : "+r"(x));
+		}
+		took[chunk] = now_ns() - begin;
+	}
+	if (fd >= 0)
+		close(fd);
+}
+
+int main(int argc, char **argv)
+{
+	struct sched_param param = {.sched_priority = PRIORITY};
+	char line[128], name[32];
+	pthread_t thread;
+	pid_t child;
+	cpu_set_t set;
+
+	if (argc != 2)
+		return 2;
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	CPU_ZERO(&set);
+	CPU_SET(atoi(argv[1]), &set);
+	if (sched_setaffinity(0, sizeof(set), &set))
+		die("sched_setaffinity");
+	if (sched_setscheduler(0, SCHED_FIFO, &param))
+		die("sched_setscheduler");
+	partners = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (partners == MAP_FAILED)
+		die("mmap");
+	mlockall(MCL_CURRENT | MCL_FUTURE);
+	child = fork();
+	if (!child) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		answer(&partners[1]);
+	}
+	if (child < 0 || pthread_create(&thread, NULL, answer, &partners[0]))
+		die("partner");
+	printf("ready\n");
+	fflush(stdout);
+	while (fgets(line, sizeof(line), stdin)) {
+		long chunks = 0, ops = 0, period = 0;
+
+		if (sscanf(line, "%31s %ld %ld %ld", name, &chunks, &ops, &period) < 3 || chunks > CHUNKS_MAX)
+			return 2;
+		if (!strcmp(name, "yield-thread"))
+			with_partner(&partners[0], 1, chunks, ops, yield_chunks);
+		else if (!strcmp(name, "yield-process"))
+			with_partner(&partners[1], 1, chunks, ops, yield_chunks);
+		else if (!strcmp(name, "futex"))
+			with_partner(&partners[0], 2, chunks, ops, futex_chunks);
+		else if (!strcmp(name, "spin"))
+			spin_chunks(chunks, ops, period);
+		else
+			return 2;
+		for (long i = 0; i < chunks; i++)
+			printf("%" PRId64 "%c", took[i], i + 1 < chunks ? ' ' : '\n');
+		fflush(stdout);
+	}
+	return 0;
+}
