@@ -38,7 +38,7 @@ def session_progress(quiet: bool) -> Iterator[Listener]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, transient=True) as bar:
+    with Progress(*columns, console=console, transient=True, refresh_per_second=2) as bar:
         task = bar.add_task("starting", total=None)
 
         def show(phase: str, done: float | None) -> None:

@@ -5,7 +5,8 @@ import platform
 import select
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,9 +15,19 @@ from jitterprof.errors import Interrupted, JitterprofError, MeasurementInvalid, 
 from jitterprof.experiment.channel import Channel, Message, raise_error
 from jitterprof.experiment.children import Child, start_child
 from jitterprof.experiment.remains import anything_measured, discard, reopen
+from jitterprof.experiment.reports import (
+    IN_ORDER,
+    as_list,
+    as_mapping,
+    ended_early,
+    probe_status,
+    verdict,
+    with_result,
+    with_summary,
+)
 from jitterprof.load.request_file import progress
 from jitterprof.model.request import Phase
-from jitterprof.model.run import SCHEMA_VERSION, Loss, Manifest, ProbeStatus, Quantiles, RunSpec
+from jitterprof.model.run import SCHEMA_VERSION, Manifest, ProbeStatus, RunSpec
 from jitterprof.store import Run, create_run, finish_run, write_manifest
 from jitterprof.store.streams import CANARY_STREAM
 from jitterprof.system.cpus import allowed_cpus, housekeeping_cpus, smt_siblings
@@ -33,8 +44,6 @@ _START_S = 300.0
 _ATTACH_S = 60.0
 _STOP_S = 30.0
 _CANARY_S = 30.0
-#: Why the generator stops that is no trouble: its time is over, or we told it to.
-_IN_ORDER = ("", "interrupted")
 #: Where the time of causes goes that a mode cannot tell apart.
 HIDDEN_IN = {
     "procfs": "without BPF the time of hardirq, timer, ipi, softirq, nmi, page_fault, reclaim and steal is part of"
@@ -100,12 +109,31 @@ def _first_manifest(spec: RunSpec, host: Host) -> Manifest:
     )
 
 
+@contextmanager
+def _confined_to(cpus: tuple[int, ...]) -> Iterator[None]:
+    """This process, progress bar and all, keeps off the workload's CPUs meanwhile."""
+
+    def move(to: Collection[int]) -> None:
+        for task in Path("/proc/self/task").iterdir():
+            with suppress(ProcessLookupError):
+                os.sched_setaffinity(int(task.name), to)
+
+    before = os.sched_getaffinity(0)
+    move(cpus)
+    try:
+        yield
+    finally:
+        move(before)
+
+
 class _Session:
     """The two children of one recording, and what they have told so far."""
 
     def __init__(self, spec: RunSpec, out: Path, listen: Listener) -> None:
         self.spec, self.out, self.listen = spec, out, listen
         self.host = Host()
+        allowed = allowed_cpus(self.host)
+        self.housekeeping = housekeeping_cpus(allowed, spec.cpus or allowed, smt_siblings(self.host))
         self.manifest = _first_manifest(spec, self.host)
         create_run(out, self.manifest)
         try:
@@ -119,6 +147,7 @@ class _Session:
         self.caveats: list[str] = []
         self.trouble: JitterprofError | None = None
         self.interrupted = False
+        self.measured_from = 0
 
     def load_model(self) -> None:
         """Wait until the model runs."""
@@ -131,8 +160,8 @@ class _Session:
         self.manifest = replace(
             self.manifest,
             pids=(int(str(ready.body["pid"])),),
-            spec=replace(self.spec, backend=str(_mapping(ready.body["runtime"]).get("backend", self.spec.backend))),
-            shapes=tuple(str(shape) for shape in _list(ready.body["shapes"])),
+            spec=replace(self.spec, backend=str(as_mapping(ready.body["runtime"]).get("backend", self.spec.backend))),
+            shapes=tuple(str(shape) for shape in as_list(ready.body["shapes"])),
             environment=environment,
         )
 
@@ -159,7 +188,7 @@ class _Session:
             assert self.recorder is not None
             if mode in HIDDEN_IN:
                 caveats = (*caveats, HIDDEN_IN[mode])
-            statuses = tuple(_status(row) for row in _list(attached.body["probes"]))
+            statuses = tuple(probe_status(row) for row in as_list(attached.body["probes"]))
             self.manifest = replace(
                 self.manifest,
                 probe_mode=mode,
@@ -172,8 +201,7 @@ class _Session:
         raise AssertionError
 
     def _attach_as(self, mode: str) -> Message:
-        allowed = allowed_cpus(self.host)
-        cpus = housekeeping_cpus(allowed, self.spec.cpus or allowed, smt_siblings(self.host))
+        cpus = self.housekeeping
         canary = self._start_canary() if mode == "bpf" else None
         self.recorder = start_child("jitterprof.experiment.recorder_process", self.out / "recorder.log", {})
         try:
@@ -287,8 +315,8 @@ class _Session:
             if self.spec.requests is not None:
                 done = min(at.rows / self.spec.requests, 1.0)
             else:
-                self._measured_from = getattr(self, "_measured_from", at.last_end_ns)
-                done = min((time.monotonic_ns() - self._measured_from) / self.spec.duration_ns, 1.0)
+                self.measured_from = self.measured_from or at.last_end_ns
+                done = min((time.monotonic_ns() - self.measured_from) / self.spec.duration_ns, 1.0)
             self.listen(f"measuring, {at.rows} requests so far", done)
         elif at.rows:
             self.listen("warming up" if at.phase == Phase.WARMUP else "measuring the generator's own floor", None)
@@ -308,12 +336,12 @@ class _Session:
     def close(self, result: Message | None, summary: Mapping[str, object]) -> Recording:
         """The manifest in full, and the streams as tables."""
         if result is not None:
-            self.manifest = _with_result(self.manifest, result.body)
-            self.caveats += [str(caveat) for caveat in _list(result.body["caveats"])]
-            if result.body["stopped"] not in _IN_ORDER:
-                self.caveats.append(_early(result.body))
+            self.manifest = with_result(self.manifest, result.body)
+            self.caveats += [str(caveat) for caveat in as_list(result.body["caveats"])]
+            if result.body["stopped"] not in IN_ORDER:
+                self.caveats.append(ended_early(result.body))
         if summary:
-            self.manifest = _with_summary(self.manifest, summary)
+            self.manifest = with_summary(self.manifest, summary)
             if summary.get("error"):
                 self._trouble(str(summary["error"]))
         interrupted = isinstance(self.trouble, Interrupted)
@@ -339,7 +367,9 @@ class _Session:
             return Interrupted("interrupted before anything was measured", "nothing was kept")
         if self.trouble is not None:
             return MeasurementInvalid(f"{self.trouble.message}, before anything was measured", self.workload.advice())
-        return _invalid(result) or MeasurementInvalid("no request was completed", "give a longer --duration")
+        return (result and verdict(result.body)) or MeasurementInvalid(
+            "no request was completed", "give a longer --duration"
+        )
 
     def end(self) -> None:
         """No child outlives the session."""
@@ -348,94 +378,8 @@ class _Session:
                 child.end()
 
 
-def _early(body: Mapping[str, object]) -> str:
-    return f"the measurement ended early: {body['stopped']}"
-
-
 def _invalid(result: Message | None) -> JitterprofError | None:
-    if result is None:
-        return None
-    body = result.body
-    if body["aborted"] or (body["errors"] and not body["served"]):
-        return MeasurementInvalid(
-            f"every request failed: {body['first_error']}", "run the model by itself with the same inputs"
-        )
-    if body["stopped"] not in _IN_ORDER:
-        return MeasurementInvalid(_early(body), "free some space, give another --out, or a shorter --duration")
-    if body["saturated"]:
-        offered, most = float(str(body["offered_rate"])), float(str(body["max_rate"]))
-        return MeasurementInvalid(
-            f"saturated: {offered:.4g} requests/s were offered, the workload serves at most {most:.4g}/s here",
-            f"lower the rate to about {0.7 * most:.3g}/s, or add --threads or --workers",
-        )
-    return None
-
-
-def _with_result(manifest: Manifest, body: Mapping[str, object]) -> Manifest:
-    window = [int(str(edge)) for edge in _list(body["window_ns"])]
-    return replace(
-        manifest,
-        window_ns=(window[0], window[1]),
-        worker_tids=tuple(int(str(tid)) for tid in _list(body["tids"])),
-        environment={**manifest.environment, "hygiene": body["hygiene"]},
-        health=replace(
-            manifest.health,
-            floor=_quantiles(body["floor"]),
-            dispatch_lag=_quantiles(body["dispatch_lag"]),
-            achieved_rate=float(str(body["achieved_rate"])),
-            offered_rate=float(str(body["offered_rate"])),
-            saturated=bool(body["saturated"]),
-        ),
-    )
-
-
-def _with_summary(manifest: Manifest, summary: Mapping[str, object]) -> Manifest:
-    oracles = dict(_mapping(summary["oracles"]))
-    oracles["recorder_cpu_ns"] = summary["cpu_ns"]
-    if "records" not in summary:
-        return replace(manifest, oracles=oracles)
-    oracles["records"] = summary["records"]
-    oracles["highest_ring_fill"] = summary["highest_fill"]
-    caveats = []
-    if summary["no_symbols"]:
-        caveats.append(f"kernel functions have no names: {summary['no_symbols']}")
-    if summary["escalated"]:
-        caveats.append("the recorder left its idle priority because the ring was filling up")
-    loss = Loss(*(int(str(summary[name])) for name in ("lost", "recursion_misses", "missing")))
-    return replace(
-        manifest,
-        symbols=_names(summary["symbols"]),
-        devices=_names(summary["devices"]),
-        cgroups=_names(summary["cgroups"]),
-        cpu_seq={str(cpu): int(str(seq)) for cpu, seq in _mapping(summary["cpu_seq"]).items()},
-        oracles=oracles,
-        health=replace(manifest.health, loss=loss, caveats=(*manifest.health.caveats, *caveats)),
-    )
-
-
-def _list(value: object) -> list[object]:
-    assert isinstance(value, list)
-    return value
-
-
-def _mapping(value: object) -> dict[str, object]:
-    assert isinstance(value, dict)
-    return value
-
-
-def _names(value: object) -> dict[str, str]:
-    return {key: str(name) for key, name in _mapping(value).items()}
-
-
-def _status(value: object) -> ProbeStatus:
-    row = _mapping(value)
-    return ProbeStatus(str(row["name"]), str(row["state"]), str(row["reason"]))
-
-
-def _quantiles(value: object) -> Quantiles:
-    row = _mapping(value)
-    whole = {name: int(str(number)) for name, number in row.items() if name != "mean_ns"}
-    return Quantiles(**whole, mean_ns=float(str(row["mean_ns"])))
+    return None if result is None else verdict(result.body)
 
 
 def record_session(spec: RunSpec, out: Path, listen: Listener = lambda _phase, _done: None) -> Recording:
@@ -449,8 +393,9 @@ def record_session(spec: RunSpec, out: Path, listen: Listener = lambda _phase, _
     kept = crashed = False
     try:
         session.load_model()
-        clocks = session.attach()
-        result = session.measure(clocks)
+        with _confined_to(session.housekeeping):
+            clocks = session.attach()
+            result = session.measure(clocks)
         session.manifest = replace(session.manifest, maps=memory_maps(session.host, session.manifest.pids[0]))
         summary = session.stop_recorder()
         kept = anything_measured(out)

@@ -59,3 +59,11 @@ def compile_program(text: str, flags: list[str]) -> Any:
         raise ProbeUnavailable(
             f"the probes do not compile here: {reason}", "run `jitterprof doctor` to see what this kernel allows"
         ) from error
+
+
+def load_perf_program(bpf: Any, name: str) -> int:
+    """The descriptor of a function of `bpf`, loaded as a program for perf events. Raises ProbeUnavailable."""
+    try:
+        return int(bpf.load_func(name.encode(), load().BPF.PERF_EVENT).fd)
+    except Exception as error:  # bcc raises bare Exception
+        raise ProbeUnavailable(f"{name} does not load: {str(error).strip()}", "") from error

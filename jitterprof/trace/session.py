@@ -107,16 +107,15 @@ class TraceSession:
         free = bpf[b"free_slots"]
         for slot in reversed(range(CLOCK_SLOTS)):
             free.push(ctypes.c_uint32(slot))
-        self._loaded = self._attach(bpf, plan, [pid for pid in (target_pid, canary_pid) if pid])
+        self._loaded = self._attach(bpf, plan, self._cpus)
         self._fault_fds = self._loaded.fds
         self.ring = Ring(bpf[b"events"].map_fd, ring_bytes) if events else None
         self.ring_fd: int = bpf[b"events"].map_fd if events else -1
         self.clock_fd: int = bpf[b"clocks"].map_fd
 
     @staticmethod
-    def _attach(bpf: Any, plan: Plan, pids: list[int]) -> _Loaded:
+    def _attach(bpf: Any, plan: Plan, cpus: int) -> _Loaded:
         statuses = {status.name: status for status in plan.statuses}
-        bcc = bcc_module.load()
         by_probe = _probe_of_function()
         fds: list[int] = []
         for attachment in plan.attachments:
@@ -135,11 +134,10 @@ class TraceSession:
                 statuses[name] = replace(statuses[name], state="partial", reason=reason)
         if statuses["memory"].state in ("on", "partial"):
             try:
-                minor = bpf.load_func(b"on_minor_fault", bcc.BPF.PERF_EVENT)
-                major = bpf.load_func(b"on_major_fault", bcc.BPF.PERF_EVENT)
-                tids = [int(path.name) for pid in pids for path in Path(f"/proc/{pid}/task").iterdir()]
-                fds = attach_fault_ends(tids, minor.fd, major.fd)
-            except (ProbeUnavailable, OSError) as error:
+                minor = bcc_module.load_perf_program(bpf, "on_minor_fault")
+                major = bcc_module.load_perf_program(bpf, "on_major_fault")
+                fds = attach_fault_ends(cpus, minor, major)
+            except ProbeUnavailable as error:
                 statuses["memory"] = replace(statuses["memory"], state="partial", reason=str(error))
         return _Loaded(bpf, plan, tuple(statuses.values()), tuple(fds))
 

@@ -4,6 +4,7 @@
  *   yield-thread CHUNKS OPS    sched_yield() between two threads: an operation is two switches
  *   yield-process CHUNKS OPS   the same with a thread of another process
  *   futex CHUNKS OPS           a futex handed back and forth: two switches, two wakings, two wake-ups
+ *   fault CHUNKS OPS           a page is given back and touched again: a minor fault
  *   spin CHUNKS OPS PERIOD_NS  OPS steps of arithmetic while a timer interrupts every PERIOD_NS (0: only the tick)
  * Answers with the chunks' times in ns on one line. All SCHED_FIFO.
  */
@@ -117,6 +118,26 @@ static void with_partner(struct partner *with, int go, long chunks, long ops,
 	sched_yield();
 }
 
+static void fault_chunks(long chunks, long ops)
+{
+	volatile char *page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (page == MAP_FAILED)
+		die("mmap");
+	munlock((void *)page, 4096);
+	for (long chunk = 0; chunk < chunks; chunk++) {
+		int64_t begin = now_ns();
+
+		for (long i = 0; i < ops; i++) {
+			if (madvise((void *)page, 4096, MADV_DONTNEED))
+				die("madvise");
+			*page = 1;
+		}
+		took[chunk] = now_ns() - begin;
+	}
+	munmap((void *)page, 4096);
+}
+
 static void spin_chunks(long chunks, long ops, long period)
 {
 	struct perf_event_attr attr = {
@@ -180,6 +201,8 @@ int main(int argc, char **argv)
 			with_partner(&partners[1], 1, chunks, ops, yield_chunks);
 		else if (!strcmp(name, "futex"))
 			with_partner(&partners[0], 2, chunks, ops, futex_chunks);
+		else if (!strcmp(name, "fault"))
+			fault_chunks(chunks, ops);
 		else if (!strcmp(name, "spin"))
 			spin_chunks(chunks, ops, period);
 		else
