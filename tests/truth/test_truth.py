@@ -1,8 +1,12 @@
 """Known faults, injected at known times: the requests they hit must be blamed on them, and nothing else may be."""
 
+import os
+from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from harness import Trial, clean, recorded
 from injectors.disk import interrupted_cpus
@@ -62,6 +66,23 @@ FAULTS = (
 )
 
 
+def note(kind: str, trial: Trial, numbers: list[int], hit: list[int], right: int, errors: list[float]) -> None:
+    """A line of figures for docs/explanation/accuracy.md, where JITTERPROF_TRUTH_FIGURES names a file."""
+    path = os.environ.get("JITTERPROF_TRUTH_FIGURES")
+    if not path:
+        return
+    found = [trial.spikes_of(trial.pulses[number])[0] for number in hit]
+    excess = np.median([spike.excess_ns for spike in found]) / 1000 if found else 0.0
+    top = Counter((spike.top_cause, spike.top_culprit) for spike in found).most_common(1)
+    name = f"{top[0][0][0]} {top[0][0][1]}".strip() if top else ""
+    error = f"{np.median(errors):+.0f} ({np.min(errors):+.0f} to {np.max(errors):+.0f})" if errors else ""
+    with Path(path).open("a") as file:
+        file.write(
+            f"| {kind} | {len(trial.pulses)} | {len(numbers)} | {len(hit)} | {excess:.0f} | {name} "
+            f"| {right} of {len(hit)} | {error} |\n"
+        )
+
+
 def _logged_ns(trial: Trial, number: int) -> int:
     """How long the injector says that it kept the victim from running in a pulse."""
     row = trial.rows[number]
@@ -87,6 +108,7 @@ def test_a_fault_is_blamed_on_what_caused_it(fault: Fault) -> None:
         tops = [(s.top_cause, s.top_culprit) for s in (trial.spikes_of(trial.pulses[n])[0] for n in hit)]
         right = [any(cause == top and part in who for cause, part in fault.blame) for top, who in tops]
         assert sum(right) >= 0.9 * len(right), f"blamed: {tops}"
+        errors = []
         if fault.off_cpu:
             for number in hit:
                 logged = _logged_ns(trial, number)
@@ -98,6 +120,8 @@ def test_a_fault_is_blamed_on_what_caused_it(fault: Fault) -> None:
                 # Half of what the bench itself is allowed to take from a pulse may be missing on top.
                 allowed = max(0.05 * logged, 50_000) + 100_000
                 assert abs(ours - logged) <= allowed, f"pulse {number}: billed {ours} ns, log says {logged} ns"
+                errors.append((ours - logged) / 1000)
+        note(fault.kind, trial, numbers, hit, sum(right), errors)
 
 
 # The disk decides which CPU it interrupts.
@@ -111,6 +135,7 @@ def test_a_device_interrupt_storm_is_blamed_on_the_device(cpu: int) -> None:
         right = [(top.top_cause, top.top_culprit) for top in tops if top.top_cause in ("hardirq", "softirq")]
         assert len(right) >= 0.9 * len(tops)
         assert all("virtio" in who or who == "BLOCK" or "nvme" in who for _, who in right)
+        note("irq_storm", trial, numbers, hit, len(right), [])
 
 
 def test_a_sham_pulse_and_a_quiet_run_name_no_cause() -> None:
@@ -120,6 +145,7 @@ def test_a_sham_pulse_and_a_quiet_run_name_no_cause() -> None:
         tops = [trial.spikes_of(trial.pulses[number])[:1] for number in numbers]
         blamed = [top[0].top_cause for top in tops if top and top[0].top_cause not in ("run", "steal", "unknown")]
         assert len(blamed) <= 0.2 * len(numbers), f"blamed without a fault: {blamed}"
+        note("sham", trial, numbers, [number for number, top in zip(numbers, tops, strict=True) if top], 0, [])
 
 
 def test_every_request_of_a_disturbed_session_adds_up() -> None:
