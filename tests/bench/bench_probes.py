@@ -1,7 +1,7 @@
 """What the probes cost: per context switch and per interrupt, beside peers; loading, draining; and a model end to end.
 
-Rounds of all arms alternate in random order on one CPU, so that whatever else the machine does hits all alike. A cost is
-the difference to the same round without probes; its median, lowest and highest round are printed. Needs root.
+Rounds of all arms alternate in random order on one CPU, so that whatever else the machine does hits all alike. A cost
+is the difference to the same round without probes; its median, lowest and highest round are printed. Needs root.
 
     python tests/bench/bench_probes.py [--only switch,load,drain,live,model] [--rounds 7] [--seconds 8] [--json]
 """
@@ -233,7 +233,8 @@ def spread(with_: np.ndarray, without: np.ndarray, added: np.ndarray) -> dict[st
 
 def loading(rounds: int) -> dict[str, float]:
     """Wall and CPU seconds from nothing to attached, in a fresh process each time, imports left out."""
-    code = "import time, os, json\nfrom jitterprof.trace.session import TraceSession\nfrom jitterprof.trace import bcc_module\n"
+    code = "import time, os, json\nfrom jitterprof.trace.session import TraceSession\n"
+    code += "from jitterprof.trace import bcc_module\n"
     code += "bcc_module.load()\nw, c = time.monotonic(), time.process_time()\ns = TraceSession(os.getppid())\n"
     code += "print(json.dumps([time.monotonic() - w, time.process_time() - c]))\ns.close()"
     taken = []
@@ -379,7 +380,8 @@ def show(report: dict[str, Any]) -> list[str]:
     if "load" in report:
         load = report["load"]
         print(
-            f"\nload and attach: {load['wall_s']:.2f} s (at most {load['wall_max_s']:.2f}), {load['cpu_s']:.2f} s of CPU"
+            f"\nload and attach: {load['wall_s']:.2f} s (at most {load['wall_max_s']:.2f}), "
+            f"{load['cpu_s']:.2f} s of CPU"
         )
     if "drain" in report:
         drain = report["drain"]
@@ -393,7 +395,8 @@ def show(report: dict[str, Any]) -> list[str]:
     if "live" in report:
         found = report["live"]
         print(
-            f"\nlive: {found['m_s']:.2f} M records/s, {found['lost']:.0f} lost, {found['drain_ns_per_record']:.0f} ns a record to drain"
+            f"\nlive: {found['m_s']:.2f} M records/s, {found['lost']:.0f} lost, "
+            f"{found['drain_ns_per_record']:.0f} ns a record to drain"
         )
         if found["lost"] or found["m_s"] < 1:
             missed.append(f"live: {found['lost']:.0f} lost at {found['m_s']:.2f} M/s")
