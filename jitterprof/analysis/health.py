@@ -19,6 +19,8 @@ OBSERVER_LOUD = 0.02
 FLOOR_LOUD = 0.10
 LAG_LOUD = 0.10
 MINOR_LOUD = 0.05
+STEAL_LOUD = 0.05
+STEAL_STEP_NS = 10_000_000
 #: Requests below which a quantile rests on a handful of observations.
 ENOUGH_FOR = (("p99", 1_000), ("p99.9", 10_000))
 
@@ -92,6 +94,7 @@ def report(
         loud.append(f"jitterprof itself took {observer:.1%} of the requests' time")
     loud += _sample_caveats(run, population, slo_ns)
     quiet += _probe_caveats(run.manifest)
+    quiet += _steal_caveats(run.manifest)
     if not health.loss.total and (unreported := unreported_switches(run)):
         quiet.append(
             f"{unreported} task switches were not reported by this kernel, though no event was lost: it hides some of "
@@ -112,6 +115,19 @@ def report(
         tuple(loud),
         tuple(dict.fromkeys((*loud, *quiet))),
     )
+
+
+def _steal_caveats(manifest: Manifest) -> list[str]:
+    """The probes' hypervisor steal against /proc/stat's, which counts in steps of 10 ms."""
+    kernel = manifest.oracles.get("kernel")
+    ours = manifest.oracles.get("steal_ns")
+    theirs = kernel.get("steal_ns") if isinstance(kernel, dict) else None
+    if not isinstance(ours, list) or not isinstance(theirs, list):
+        return []
+    seen, told = sum(ours), sum(theirs)
+    if abs(seen - told) <= STEAL_STEP_NS * (len(theirs) + 1) + STEAL_LOUD * max(seen, told):
+        return []
+    return [f"steal disagrees: {format_ns(seen)} by the probes, {format_ns(told)} by /proc/stat"]
 
 
 def _shares(run: Run, ledger: Ledger, population: Population) -> tuple[float, float]:

@@ -22,7 +22,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +39,8 @@ MODES = {
     "fault": ("minor fault", 600, 1),
 }
 CHUNKS = 60
-#: Steps of a spin chunk and the timer's period: some 100 interrupts a chunk.
-SPIN, SPIN_CHUNKS, PERIOD_NS = 8_000_000, 24, 100_000
+#: Timer interrupts as gaps of a loop that reads the clock: how many, from which length on, how often.
+GAPS, GAP_NS, PERIOD_NS = 2000, 800, 100_000
 PERCENTILE = 5
 PEERS = {
     "bpftrace": ["bpftrace", "-q", "-e", "tracepoint:sched:sched_switch { @[args->next_pid] = count(); }"],
@@ -74,32 +73,17 @@ class Handover:
         self.process.communicate()
 
 
-def local_interrupts() -> int:
-    """Timer interrupts of CPU so far."""
-    lines = Path("/proc/interrupts").read_text().splitlines()
-    column = lines[0].split().index(f"CPU{CPU}") + 1
-    return next(int(line.split()[column]) for line in lines if line.strip().startswith("LOC:"))
-
-
-@dataclass
-class Round:
-    """One arm's figures: ns per event of each mode; of the interrupted chunk its ns and its interrupts."""
-
-    event: dict[str, float] = field(default_factory=dict)
-    spin: float = 0.0
-    interrupts: float = 0.0
+#: ns per event of each mode, and per timer interrupt: one arm of one round.
+Round = dict[str, float]
 
 
 def measure(handover: Handover) -> Round:
-    found = Round()
+    found = {}
     for mode, (_, ops, events) in MODES.items():
         times = handover.chunks(mode, CHUNKS, ops)
-        found.event[mode] = float(np.percentile(times, PERCENTILE)) / ops / events
+        found[mode] = float(np.percentile(times, PERCENTILE)) / ops / events
         time.sleep(0.1)  # real-time tasks may have 95 % of a second
-    before = local_interrupts()
-    times = handover.chunks("spin", SPIN_CHUNKS, SPIN, PERIOD_NS)
-    found.interrupts = (local_interrupts() - before) / SPIN_CHUNKS
-    found.spin = float(np.percentile(times, PERCENTILE))
+    found["interrupt"] = float(np.median(handover.chunks("gaps", GAPS, GAP_NS, PERIOD_NS)))
     return found
 
 
@@ -194,7 +178,8 @@ def per_event(rounds: int, program: Path) -> dict[str, Any]:
                     attached = measure(handover)
                     if arm == "matched" and number == rounds - 1:
                         programs = run_times(held, handover)
-                seen[arm].append((attached, mean_of(before, measure(handover))))
+                after = measure(handover)
+                seen[arm].append((attached, {name: min(before[name], after[name]) for name in before}))
                 print(f"round {number + 1}: {arm}", file=sys.stderr)
     finally:
         handover.close()
@@ -203,21 +188,10 @@ def per_event(rounds: int, program: Path) -> dict[str, Any]:
     return {"arms": {arm: costs(pairs) for arm, pairs in seen.items()}, "programs": programs, "skipped": skipped}
 
 
-def mean_of(first: Round, second: Round) -> Round:
-    event = {mode: min(first.event[mode], second.event[mode]) for mode in MODES}
-    return Round(event, min(first.spin, second.spin), (first.interrupts + second.interrupts) / 2)
-
-
 def costs(pairs: list[tuple[Round, Round]]) -> dict[str, dict[str, float]]:
-    """Per figure: baseline, added ns (median, lowest and highest round, and lowest minus lowest), ratio."""
-    table = {}
-    for mode in MODES:
-        with_, without = (np.array([pair[side].event[mode] for pair in pairs]) for side in range(2))
-        table[mode] = spread(with_, without, with_ - without)
-    with_, without = (np.array([pair[side].spin for pair in pairs]) for side in range(2))
-    count = np.array([pair[0].interrupts for pair in pairs])
-    table["interrupt"] = spread(with_ / count, without / count, (with_ - without) / count)
-    return table
+    """Per figure: baseline, added ns (median, lowest and highest round, and best minus best), ratio."""
+    sides = {name: np.array([[pair[side][name] for pair in pairs] for side in range(2)]) for name in pairs[0][0]}
+    return {name: spread(with_, without, with_ - without) for name, (with_, without) in sides.items()}
 
 
 def spread(with_: np.ndarray, without: np.ndarray, added: np.ndarray) -> dict[str, float]:

@@ -5,8 +5,8 @@
  *   yield-process CHUNKS OPS   the same with a thread of another process
  *   futex CHUNKS OPS           a futex handed back and forth: two switches, two wakings, two wake-ups
  *   fault CHUNKS OPS           a page is given back and touched again: a minor fault
- *   spin CHUNKS OPS PERIOD_NS  OPS steps of arithmetic while a timer interrupts every PERIOD_NS (0: only the tick)
- * Answers with the chunks' times in ns on one line. All SCHED_FIFO.
+ *   gaps COUNT NS PERIOD       the first COUNT gaps of more than NS while a timer interrupts every PERIOD ns
+ * Answers with the times of the chunks, or with the gaps, in ns on one line. All SCHED_FIFO.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -138,26 +138,23 @@ static void fault_chunks(long chunks, long ops)
 	munmap((void *)page, 4096);
 }
 
-static void spin_chunks(long chunks, long ops, long period)
+/* Each time that a timer interrupt takes, seen from a loop that reads the clock. */
+static void interrupt_gaps(long count, long shortest, long period)
 {
 	struct perf_event_attr attr = {
 		.type = PERF_TYPE_SOFTWARE, .size = sizeof(attr), .config = PERF_COUNT_SW_CPU_CLOCK, .sample_period = period};
-	int fd = -1;
+	int fd = syscall(SYS_perf_event_open, &attr, 0, -1, -1, 0);
+	int64_t last, now;
 
-	if (period && (fd = syscall(SYS_perf_event_open, &attr, 0, -1, -1, 0)) < 0)
+	if (fd < 0)
 		die("perf_event_open");
-	for (long chunk = 0; chunk < chunks; chunk++) {
-		int64_t begin = now_ns();
-		uint64_t x = 1;
-
-		for (long i = 0; i < ops; i++) {
-			x = x * 6364136223846793005ULL + 1;
-			__asm__ volatile("" : "+r"(x));
-		}
-		took[chunk] = now_ns() - begin;
+	last = now_ns();
+	for (long seen = 0; seen < count; last = now) {
+		now = now_ns();
+		if (now - last > shortest)
+			took[seen++] = now - last;
 	}
-	if (fd >= 0)
-		close(fd);
+	close(fd);
 }
 
 int main(int argc, char **argv)
@@ -203,8 +200,8 @@ int main(int argc, char **argv)
 			with_partner(&partners[0], 2, chunks, ops, futex_chunks);
 		else if (!strcmp(name, "fault"))
 			fault_chunks(chunks, ops);
-		else if (!strcmp(name, "spin"))
-			spin_chunks(chunks, ops, period);
+		else if (!strcmp(name, "gaps"))
+			interrupt_gaps(chunks, ops, period);
 		else
 			return 2;
 		for (long i = 0; i < chunks; i++)
