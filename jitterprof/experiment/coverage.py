@@ -37,10 +37,9 @@ _FALLBACK: dict[Cause, str] = {
 _OWN: dict[Cause, str] = {
     Cause.RUN: "what no other cause took",
     Cause.GC: "gc.callbacks of the workload process",
-    Cause.QUEUE: "replay of the arrivals",
+    Cause.QUEUE: "the requests before it on the same worker",
     Cause.DISPATCH: "the load generator's own clock",
 }
-_FROM_SCHED: dict[Cause, str] = {Cause.SPIN: "sched (preempted pool threads)"}
 #: Causes that a probe of the catalogue shows: what the verdict counts.
 KERNEL_CAUSES: tuple[Cause, ...] = tuple(sorted({cause for probe in PROBES for cause in probe.causes}))
 
@@ -65,8 +64,6 @@ def _cover(cause: Cause, statuses: dict[str, ProbeStatus]) -> CauseCoverage:
     if cause in _OWN:
         return CauseCoverage(cause, "visible", _OWN[cause])
     names = [probe.name for probe in PROBES if cause in probe.causes]
-    if cause in _FROM_SCHED:
-        names = ["sched"]
     if not names:
         return CauseCoverage(cause, "missing", "", "not recorded by this version; such time is run, sleep or unknown")
     working = [statuses[name] for name in names if name in statuses and statuses[name].state in ("on", "partial")]

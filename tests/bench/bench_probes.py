@@ -54,7 +54,7 @@ class Handover:
 
     def __init__(self, program: Path) -> None:
         self.process = subprocess.Popen(
-            [str(program), str(CPU)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+            [str(program), str(CPU), str(OTHER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
         )
         assert self._line() == "ready"
 

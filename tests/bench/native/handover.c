@@ -5,14 +5,14 @@
  *   yield-process CHUNKS OPS   the same with a thread of another process
  *   futex CHUNKS OPS           a futex handed back and forth: two switches, two wakings, two wake-ups
  *   fault CHUNKS OPS           a page is given back and touched again: a minor fault
- *   gaps COUNT NS PERIOD       the first COUNT gaps of more than NS while a timer interrupts every PERIOD ns
+ *   gaps COUNT NS PERIOD       the first COUNT gaps of more than NS while another CPU sends an IPI every PERIOD ns
  * Answers with the times of the chunks, or with the gaps, in ns on one line. All SCHED_FIFO.
  */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <inttypes.h>
 #include <linux/futex.h>
-#include <linux/perf_event.h>
+#include <linux/membarrier.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -138,23 +138,48 @@ static void fault_chunks(long chunks, long ops)
 	munmap((void *)page, 4096);
 }
 
-/* Each time that a timer interrupt takes, seen from a loop that reads the clock. */
+static int other_cpu;
+static _Atomic int sending;
+
+/* Sends this process an IPI on every CPU that it runs on (membarrier), every `period` ns, from another CPU. */
+static void *send_interrupts(void *period)
+{
+	struct sched_param param = {.sched_priority = PRIORITY};
+	int64_t next = now_ns();
+	cpu_set_t set;
+
+	CPU_ZERO(&set);
+	CPU_SET(other_cpu, &set);
+	sched_setaffinity(0, sizeof(set), &set);
+	sched_setscheduler(0, SCHED_FIFO, &param);
+	while (atomic_load(&sending)) {
+		syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0);
+		next += (intptr_t)period;
+		while (now_ns() < next)
+			;
+	}
+	return NULL;
+}
+
+/* Each time that an IPI takes, seen from a loop that reads the clock. */
 static void interrupt_gaps(long count, long shortest, long period)
 {
-	struct perf_event_attr attr = {
-		.type = PERF_TYPE_SOFTWARE, .size = sizeof(attr), .config = PERF_COUNT_SW_CPU_CLOCK, .sample_period = period};
-	int fd = syscall(SYS_perf_event_open, &attr, 0, -1, -1, 0);
+	pthread_t sender;
 	int64_t last, now;
 
-	if (fd < 0)
-		die("perf_event_open");
+	if (syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0))
+		die("membarrier");
+	atomic_store(&sending, 1);
+	if (pthread_create(&sender, NULL, send_interrupts, (void *)period))
+		die("sender");
 	last = now_ns();
 	for (long seen = 0; seen < count; last = now) {
 		now = now_ns();
 		if (now - last > shortest)
 			took[seen++] = now - last;
 	}
-	close(fd);
+	atomic_store(&sending, 0);
+	pthread_join(sender, NULL);
 }
 
 int main(int argc, char **argv)
@@ -165,8 +190,9 @@ int main(int argc, char **argv)
 	pid_t child;
 	cpu_set_t set;
 
-	if (argc != 2)
+	if (argc != 3)
 		return 2;
+	other_cpu = atoi(argv[2]);
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	CPU_ZERO(&set);
 	CPU_SET(atoi(argv[1]), &set);
