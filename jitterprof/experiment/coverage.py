@@ -77,5 +77,5 @@ def _cover(cause: Cause, statuses: dict[str, ProbeStatus]) -> CauseCoverage:
         for status in working
         if status.state == "partial" and any(part in status.reason for part in _PARTS.get(cause, ()))
     ]
-    source = _FROM_SCHED.get(cause, ", ".join(f"{status.name} probe" for status in working))
+    source = ", ".join(f"{status.name} probe" for status in working)
     return CauseCoverage(cause, "partly" if lacking else "visible", source, "; ".join(lacking))
