@@ -96,6 +96,12 @@ static __always_inline int enter_vector(u32 vector)
 
 int on_local_timer_entry(struct bpf_raw_tracepoint_args *ctx)
 {
+	struct jp_cpu *cpu = this_cpu();
+
+	if (!cpu)
+		return 0;
+	if (!cpu->victim)
+		find_victim(cpu, bpf_ktime_get_ns());
 	return enter_vector(1);
 }
 

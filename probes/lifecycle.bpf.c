@@ -28,6 +28,29 @@ int on_sched_process_exit(struct bpf_raw_tracepoint_args *ctx)
 	return 0;
 }
 
+/* A thread that execs takes over the number of its process: its old number, and what we knew under it, are gone. */
+int on_sched_process_exec(struct bpf_raw_tracepoint_args *ctx)
+{
+	u32 old = ctx->args[1], *slot, number;
+	u64 ids = bpf_get_current_pid_tgid();
+	struct jp_cpu *cpu = this_cpu();
+	struct jp_thread *thread;
+	struct jp_clock *clock;
+
+	if (!cpu || !is_target(ids) || old == (u32)ids)
+		return 0;
+	slot = slots.lookup(&old);
+	if (!slot)
+		return 0;
+	number = *slot + 1;
+	clock = clock_of(number);
+	thread = thread_of(number);
+	if (clock && thread)
+		close_slot(old, number, clock, thread);
+	cpu->victim = 0;
+	return 0;
+}
+
 int on_task_rename(struct bpf_raw_tracepoint_args *ctx)
 {
 	void *task = (void *)ctx->args[0];

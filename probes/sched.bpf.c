@@ -19,18 +19,6 @@ static __always_inline u64 queue_word(struct jp_cpu *here, u32 cpu)
 	return cpu | (ids << 32);
 }
 
-static __always_inline void unwatch(struct jp_thread *thread)
-{
-	struct jp_cpu *cpu;
-
-	if (!thread->wait_cpu)
-		return;
-	cpu = cpu_state(thread->wait_cpu - 1);
-	if (cpu)
-		__sync_fetch_and_add(&cpu->watch, -1);
-	thread->wait_cpu = 0;
-}
-
 static __always_inline void watch(struct jp_thread *thread, u32 on)
 {
 	struct jp_cpu *cpu;
@@ -43,17 +31,6 @@ static __always_inline void watch(struct jp_thread *thread, u32 on)
 		return;
 	__sync_fetch_and_add(&cpu->watch, 1);
 	thread->wait_cpu = on + 1;
-}
-
-/* A thread that is gone gives its slot back on its last switch, after sched_process_exit. */
-static __always_inline void close_slot(u32 tid, u32 slot, struct jp_clock *clock, struct jp_thread *thread)
-{
-	slot -= 1;
-	unwatch(thread);
-	__builtin_memset(clock, 0, sizeof(*clock));
-	__builtin_memset(thread, 0, sizeof(*thread));
-	slots.delete(&tid);
-	free_slots.push(&slot, 0);
 }
 
 static __always_inline bool is_throttled(const void *task)
@@ -136,6 +113,8 @@ static __always_inline void victim_out(struct jp_cpu *cpu, const void *prev, u64
 	}
 	clock_enter(clock, state, now);
 	clock->count[0]++;
+	/* It ran, so it waits no more, even where the kernel did not report the switch to it. */
+	unwatch(thread);
 	if (state == S_PREEMPTED) {
 		clock->count[1]++;
 		watch(thread, bpf_get_smp_processor_id());

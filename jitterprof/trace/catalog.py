@@ -116,6 +116,7 @@ PROBES: tuple[Probe, ...] = (
         (
             Attachment("sched_process_fork", "on_sched_process_fork"),
             Attachment("sched_process_exit", "on_sched_process_exit"),
+            Attachment("sched_process_exec", "on_sched_process_exec", required=False),
             Attachment("task_rename", "on_task_rename", required=False),
             Attachment("signal_generate", "on_signal_generate", required=False),
         ),

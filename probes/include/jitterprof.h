@@ -314,6 +314,55 @@ static __always_inline void clock_add(struct jp_clock *clock, u32 class, u64 ns)
 	clock->version++;
 }
 
+static __always_inline void unwatch(struct jp_thread *thread)
+{
+	struct jp_cpu *cpu;
+
+	if (!thread->wait_cpu)
+		return;
+	cpu = cpu_state(thread->wait_cpu - 1);
+	if (cpu)
+		__sync_fetch_and_add(&cpu->watch, -1);
+	thread->wait_cpu = 0;
+}
+
+/* A thread that is gone gives its slot back on its last switch, after sched_process_exit. */
+static __always_inline void close_slot(u32 tid, u32 slot, struct jp_clock *clock, struct jp_thread *thread)
+{
+	slot -= 1;
+	unwatch(thread);
+	__builtin_memset(clock, 0, sizeof(*clock));
+	__builtin_memset(thread, 0, sizeof(*thread));
+	slots.delete(&tid);
+	free_slots.push(&slot, 0);
+}
+
+/*
+ * A victim whose switch to this CPU was not seen, because it ran before the probes were attached or because the kernel
+ * hides the task before it: found at the next tick.
+ */
+static __always_inline void find_victim(struct jp_cpu *cpu, u64 now)
+{
+	u64 ids = bpf_get_current_pid_tgid();
+	struct jp_thread *thread;
+	struct jp_clock *clock;
+	u32 slot;
+
+	if (!is_target(ids))
+		return;
+	slot = slot_of(ids);
+	cpu->victim = slot;
+	if (!slot)
+		return;
+	clock = clock_of(slot);
+	thread = thread_of(slot);
+	if (!clock || !thread)
+		return;
+	unwatch(thread);
+	clock_enter(clock, S_RUNNING, now);
+	name_task(cpu, (void *)bpf_get_current_task(), ids);
+}
+
 /* All time that is already on some clock: an interval in task context is net of what grew meanwhile. */
 static __always_inline u64 clocked(struct jp_clock *clock)
 {
