@@ -25,7 +25,7 @@ from control import ACTION, CONTROL_ENV, PID, PULSE, REQUESTS, TID, Action, Cont
 ANON_BYTES = 4 << 20
 PAGE = mmap.PAGESIZE
 COLD_BYTES = 16 << 20
-COLD_READ = 1 << 20
+COLD_READS = 16
 LOCK_HELD_S = 0.005
 SLEEP_S = 0.005
 #: An action of `work` does this many times a request's own work, on top of it.
@@ -93,7 +93,7 @@ def build() -> Callable[[], None]:
     pages = np.frombuffer(anonymous, dtype=np.uint8)[::PAGE]
     pages[:] = 1
     cold = _cold_file()
-    offsets = rng.permutation(COLD_BYTES // COLD_READ) * COLD_READ
+    offsets = rng.permutation(COLD_BYTES // PAGE) * PAGE
     holder = _Holder()
     holder.start()
     now = time.monotonic_ns
@@ -105,11 +105,13 @@ def build() -> Callable[[], None]:
         return t0, now()
 
     def cold_file(pulse: int) -> tuple[int, int]:
-        offset = int(offsets[pulse % len(offsets)])
+        # Scattered small reads, each a wait of its own: one large read would cost more in copying than in waiting.
+        chosen = [int(offsets[(pulse * COLD_READS + number) % len(offsets)]) for number in range(COLD_READS)]
         # All of it: a folio that reaches out of the advised range stays, and ext4's are large.
         os.posix_fadvise(cold, 0, 0, os.POSIX_FADV_DONTNEED)
         t0 = now()
-        os.pread(cold, COLD_READ, offset)
+        for offset in chosen:
+            os.pread(cold, PAGE, offset)
         return t0, now()
 
     def lock(pulse: int) -> tuple[int, int]:
