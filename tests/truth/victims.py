@@ -25,7 +25,7 @@ from control import ACTION, CONTROL_ENV, PID, PULSE, REQUESTS, TID, Action, Cont
 ANON_BYTES = 4 << 20
 PAGE = mmap.PAGESIZE
 COLD_BYTES = 16 << 20
-COLD_READS = 16
+COLD_READS = 64
 LOCK_HELD_S = 0.005
 SLEEP_S = 0.005
 #: An action of `work` does this many times a request's own work, on top of it.
@@ -61,6 +61,8 @@ def _cold_file() -> int:
     Path(name).unlink()
     os.write(descriptor, os.urandom(COLD_BYTES))
     os.fsync(descriptor)
+    # Out of the cache now: the first pulse must not pay for dropping all of it.
+    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
     os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
     return descriptor
 
