@@ -209,13 +209,17 @@ def test_softirqs(busy: Busy) -> None:
 
 
 def test_throttled_time(busy: Busy) -> None:
-    inside = [row for row in busy.quota if busy.begin < row["t0_ns"] and row["t1_ns"] + 100 * NS_PER_MS < busy.end]
-    assert len(inside) >= 2
+    inside = [
+        row
+        for row in busy.quota
+        if row["clean"] and busy.begin < row["t0_ns"] and row["t1_ns"] + 100 * NS_PER_MS < busy.end
+    ]
+    assert inside
     kernel = sum(row["throttled_ns"] for row in inside)
     ours = sum(
         busy.time_in(Cause.THROTTLED, since=row["t0_ns"], until=row["t1_ns"] + 100 * NS_PER_MS) for row in inside
     )
-    assert kernel > 200 * NS_PER_MS
+    assert kernel > 100 * NS_PER_MS
     agree("cpu.stat throttled time, ns", kernel, ours, 0)
 
 

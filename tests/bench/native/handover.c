@@ -5,6 +5,7 @@
  *   yield-process CHUNKS OPS   the same with a thread of another process
  *   futex CHUNKS OPS           a futex handed back and forth: two switches, two wakings, two wake-ups
  *   fault CHUNKS OPS           a page is given back and touched again: a minor fault
+ *   syscall CHUNKS OPS         getppid(): what a program on sys_enter can write a record for
  *   gaps COUNT NS PERIOD       the first COUNT gaps of more than NS while another CPU sends an IPI every PERIOD ns
  * Answers with the times of the chunks, or with the gaps, in ns on one line. All SCHED_FIFO.
  */
@@ -118,6 +119,17 @@ static void with_partner(struct partner *with, int go, long chunks, long ops,
 	sched_yield();
 }
 
+static void syscall_chunks(long chunks, long ops)
+{
+	for (long chunk = 0; chunk < chunks; chunk++) {
+		int64_t begin = now_ns();
+
+		for (long i = 0; i < ops; i++)
+			syscall(SYS_getppid);
+		took[chunk] = now_ns() - begin;
+	}
+}
+
 static void fault_chunks(long chunks, long ops)
 {
 	volatile char *page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -226,6 +238,8 @@ int main(int argc, char **argv)
 			with_partner(&partners[0], 2, chunks, ops, futex_chunks);
 		else if (!strcmp(name, "fault"))
 			fault_chunks(chunks, ops);
+		else if (!strcmp(name, "syscall"))
+			syscall_chunks(chunks, ops);
 		else if (!strcmp(name, "gaps"))
 			interrupt_gaps(chunks, ops, period);
 		else
