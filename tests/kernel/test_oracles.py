@@ -209,18 +209,17 @@ def test_softirqs(busy: Busy) -> None:
 
 
 def test_throttled_time(busy: Busy) -> None:
-    inside = [
-        row
-        for row in busy.quota
-        if row["clean"] and busy.begin < row["t0_ns"] and row["t1_ns"] + 100 * NS_PER_MS < busy.end
-    ]
-    assert inside
+    inside = [row for row in busy.quota if busy.begin < row["t0_ns"] and row["t1_ns"] + 100 * NS_PER_MS < busy.end]
+    assert len(inside) >= 2
     kernel = sum(row["throttled_ns"] for row in inside)
     ours = sum(
         busy.time_in(Cause.THROTTLED, since=row["t0_ns"], until=row["t1_ns"] + 100 * NS_PER_MS) for row in inside
     )
-    assert kernel > 100 * NS_PER_MS
-    agree("cpu.stat throttled time, ns", kernel, ours, 0)
+    assert kernel > 200 * NS_PER_MS
+    # No tracepoint says when the quota is back: what the victim then waits for the hog, a slice of up to a tick each
+    # time, is still billed to the quota.
+    stretches = sum((row["t1_ns"] - row["t0_ns"]) // (100 * NS_PER_MS) + 1 for row in inside)
+    agree("cpu.stat throttled time, ns", kernel, ours, stretches * 4 * NS_PER_MS)
 
 
 def test_steal(busy: Busy) -> None:

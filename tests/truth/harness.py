@@ -98,8 +98,9 @@ def _responses(requests: npt.NDArray[np.void]) -> npt.NDArray[np.int64]:
     return times
 
 
-#: What the test bench itself does to a pulse: more of it than this and the pulse says nothing about the injector.
-FOREIGN_NS = 200_000
+#: What the test bench itself does to a pulse: more of it than this, or than this share of a long pulse, and the pulse
+#: says nothing about the injector.
+FOREIGN_NS, FOREIGN_SHARE = 200_000, 0.02
 _TASK_CAUSES = ("preempted", "wakeup")
 
 
@@ -114,6 +115,6 @@ def clean(trial: Trial, ours: tuple[str, ...]) -> list[int]:
             for (cause, who), ns in trial.clipped(window).items()
             if cause in _TASK_CAUSES and not any(name in who for name in ours) and who != "idle exit"
         )
-        if foreign <= FOREIGN_NS:
+        if foreign <= max(FOREIGN_NS, FOREIGN_SHARE * (end - start)):
             numbers.append(number)
     return numbers

@@ -157,13 +157,15 @@ static _Atomic int sending;
 static void *send_interrupts(void *period)
 {
 	struct sched_param param = {.sched_priority = PRIORITY};
-	int64_t next = now_ns();
+	int64_t next;
 	cpu_set_t set;
 
 	CPU_ZERO(&set);
 	CPU_SET(other_cpu, &set);
 	sched_setaffinity(0, sizeof(set), &set);
 	sched_setscheduler(0, SCHED_FIFO, &param);
+	atomic_store(&sending, 2);
+	next = now_ns();
 	while (atomic_load(&sending)) {
 		syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0);
 		next += (intptr_t)period;
@@ -184,6 +186,9 @@ static void interrupt_gaps(long count, long shortest, long period)
 	atomic_store(&sending, 1);
 	if (pthread_create(&sender, NULL, send_interrupts, (void *)period))
 		die("sender");
+	/* It starts on our CPU, with our priority. */
+	while (atomic_load(&sending) != 2)
+		sched_yield();
 	last = now_ns();
 	for (long seen = 0; seen < count; last = now) {
 		now = now_ns();
