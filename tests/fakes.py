@@ -83,7 +83,7 @@ def ledger_of(
 ) -> Ledger:
     """A ledger: per row of `parts` its (cause, culprit, ns) in time order; the rest of a request is `run`, first."""
     culprits = [""]
-    rows: list[tuple[int, int, int, int, int, int, int, int]] = []
+    rows: list[tuple[int, ...]] = []
     response = (requests["end_ns"] - requests["intended_ns"]).tolist()
     for row, total in enumerate(response):
         mine = list(parts.get(row, ()))
@@ -93,7 +93,7 @@ def ledger_of(
             if culprit not in culprits:
                 culprits.append(culprit)
             if ns:
-                rows.append((row, at, ns, 0, culprits.index(culprit), int(requests["tid"][row]), 1, cause))
+                rows.append((row, at, ns, 0, -1, culprits.index(culprit), int(requests["tid"][row]), 1, cause, 0))
             at += ns
     ours = set(observer)
     return Ledger(np.array(rows, PIECE_DTYPE), tuple(culprits), np.array([name in ours for name in culprits], bool))

@@ -15,7 +15,7 @@ from jitterprof.analysis.calibration import HostCosts
 from jitterprof.analysis.event_counts import EVENT_CLASSES, EventClass, count_events
 from jitterprof.analysis.spikes import MIN_BODY, measured_rows
 from jitterprof.model.cause import Cause
-from jitterprof.model.ledger import PIECE_DTYPE, Ledger
+from jitterprof.model.ledger import PIECE_DTYPE, Basis, Ledger
 
 #: Fewer requests in total, or hit by a class, teach nothing about its cost.
 MIN_REQUESTS = 200
@@ -210,6 +210,7 @@ def _move(ledger: Ledger, rows: npt.NDArray[np.intp], bill: npt.NDArray[np.int64
     parts["culprit"][billed] = culprit
     # A run piece may have been billed by an earlier calibration; here it is billed in full or not at all.
     parts["calibrated_ns"] = np.where(billed, length, 0)
+    parts["basis"] = np.where(billed, int(Basis.CALIBRATED), parts["basis"])
     merged = np.concatenate([pieces[~is_run], parts]).astype(PIECE_DTYPE, copy=False)
     merged = merged[np.lexsort((merged["start_ns"], merged["row"]))]
     observer = np.concatenate([np.asarray(ledger.observer, bool), np.zeros(len(names) - len(ledger.culprits), bool)])

@@ -132,6 +132,7 @@ def assemble(parts: list[Pieces], coder: Coder, evidence: Evidence) -> Ledger:
     table["row"], table["start_ns"] = pieces.row[order], pieces.start[order]
     table["culprit"], table["cause"] = named.index[order], pieces.cause[order]
     table["tid"], table["cpu"] = pieces.tid[order], pieces.cpu[order]
+    table["origin"] = -1
     end = pieces.end[order]
     opens = np.ones(len(table), bool)
     if len(table):

@@ -43,7 +43,7 @@ def simulated(seed: int, shape: tuple[int, int, int]) -> Trace:
 def pieces_of(ledger: Ledger) -> list[Piece]:
     """As the simulator writes them: neighbours that differ only in CPU or thread are one."""
     joined: list[Piece] = []
-    for row, start, ns, _, culprit, _, _, cause in ledger.pieces.tolist():
+    for row, start, ns, _, _, culprit, _, _, cause, _ in ledger.pieces.tolist():
         blame = (CAUSE_IDS[cause], ledger.culprits[culprit])
         if joined and joined[-1][0] == row and joined[-1][3:] == blame:
             joined[-1] = (row, joined[-1][1], joined[-1][2] + ns, *blame)
