@@ -7,6 +7,8 @@ out, because the records cannot show it: a victim does not leave a CPU's queue w
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -41,8 +43,10 @@ NO_SYSCALL, WAIT4, MUNMAP, FUTEX, NANOSLEEP, EPOLL_WAIT, READ = 0xFFFF, 61, 11, 
 #: What may explain the wait for a lock better than its holder.
 _HOLDER_STATES = {
     Cause.PREEMPTED, Cause.WAKEUP, Cause.THROTTLED, Cause.PAGE_FAULT, Cause.RECLAIM, Cause.BLOCK_IO, Cause.HARDIRQ,
-    Cause.TIMER, Cause.IPI, Cause.SOFTIRQ, Cause.NMI, Cause.STEAL, Cause.STOPPED,
+    Cause.TIMER, Cause.IPI, Cause.SOFTIRQ, Cause.NMI, Cause.STEAL, Cause.STOPPED, Cause.GC,
 }  # fmt: skip
+#: A thread that is back at the same lock after running for no longer was woken for nothing.
+FALSE_WAKE_NS = 50_000
 
 
 @dataclass
@@ -89,6 +93,16 @@ class Sleep:
     argument: int
     ender: str
     holder: int = 0
+    ran: int = 0
+    """How long its thread had run by then."""
+    ended: bool = False
+    again: Sleep | None = None
+    """The next wait for the same lock, where this one was ended for nothing."""
+
+    @property
+    def meant(self) -> Sleep:
+        """What the thread really waited for."""
+        return self.again.meant if self.again else self
 
 
 @dataclass
@@ -106,8 +120,12 @@ class Thread:
     request: tuple[int, int, int] | None = None
     """intended, start, cpu"""
     free_since: int = 0
-    log: list[tuple[int, Blame]] = field(default_factory=list)
+    log: list[tuple[int, Blame, Sleep | None]] = field(default_factory=list)
     stopped_by: str = ""
+    on_since: int = 0
+    ran: int = 0
+    offs: list[Sleep | None] = field(default_factory=list)
+    """Each time that it was off the CPU and not just waiting for it; None: not asleep."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +151,7 @@ class Machine:
         self.rows: list[tuple[int, int, int, int, int, int]] = []
         self.collections: list[tuple[int, int, int, int]] = []
         self.ready_at = 0
+        self.moments: list[int] = []
 
     # Names.
 
@@ -145,16 +164,16 @@ class Machine:
 
     def pass_time(self, most: int = 400) -> None:
         self.settle()
-        self.now += self.random.randint(1, most)
+        self.now += self.random.randint(1, most if self.random.random() < 0.97 else 100 * most)
 
     def settle(self) -> None:
         """Note what every thread is blamed on from now on."""
         for thread in self.threads.values():
-            blame = self.blame(thread)
+            blame = self.plain_blame(thread)
             if thread.log and thread.log[-1][0] == self.now:
                 thread.log.pop()
-            if not thread.log or thread.log[-1][1] != blame:
-                thread.log.append((self.now, blame))
+            if not thread.log or thread.log[-1][1:] != (blame, thread.sleep):
+                thread.log.append((self.now, blame, thread.sleep))
 
     def emit(
         self, cpu: Cpu, kind: EventKind, tid: int = 0, other: int = 0, a: int = 0, b: int = 0, flags: int = 0
@@ -167,14 +186,28 @@ class Machine:
 
     # The account.
 
-    def blame(self, thread: Thread) -> Blame:
-        sleep = thread.sleep
-        if sleep is not None and sleep.holder:
+    def state_at(self, thread: Thread, time: int) -> tuple[Blame, Sleep | None]:
+        """What it was doing, and why it slept if it did."""
+        at = bisect.bisect_right([entry[0] for entry in thread.log], time) - 1
+        _, blame, sleep = thread.log[at]
+        return (sleep.meant.blame, sleep.meant) if sleep else (blame, None)
+
+    def blame_at(self, thread: Thread, time: int) -> Blame:
+        """What its time is blamed on, when all is known: back along those that were waited for."""
+        label, sleep = self.state_at(thread, time)
+        while sleep is not None and sleep.holder:
             holder = self.threads[sleep.holder]
-            cause, culprit = self.plain_blame(holder)
-            if cause in _HOLDER_STATES:
-                return cause, f"{culprit} (holder victim/{holder.tid})".strip()
-        return self.plain_blame(thread)
+            (cause, culprit), next_sleep = self.state_at(holder, time)
+            waits = next_sleep is not None and cause in (Cause.LOCK, Cause.NET)
+            if waits and next_sleep is not None and next_sleep.holder == thread.tid:
+                break
+            if not waits and cause not in _HOLDER_STATES:
+                break
+            system_call = culprit.endswith(" (in munmap)")
+            lock = f" of futex {sleep.argument:#x}" if sleep.number == FUTEX and not system_call else ""
+            label = cause, f"{culprit} (holder victim/{holder.tid}{lock})".strip()
+            sleep = next_sleep if waits else None
+        return label
 
     def plain_blame(self, thread: Thread) -> Blame:
         if thread.sleep is not None:
@@ -235,11 +268,12 @@ class Machine:
         if old == new:
             return
         if old in self.threads:
+            self.threads[old].ran += self.now - self.threads[old].on_since
             self.emit(cpu, EventKind.SWITCH_OUT, old, new, state | number << 32, argument, flags)
         if new in self.threads:
             self.emit(cpu, EventKind.SWITCH_IN, new, old)
             thread = self.threads[new]
-            thread.state = "running"
+            thread.state, thread.on_since = "running", self.now
             if new in cpu.queue:
                 cpu.queue.remove(new)
         elif old not in self.threads and cpu.queue:
@@ -249,6 +283,8 @@ class Machine:
             cpu.work = (self.now, 0xFFFF_1000)
 
     def enqueue(self, thread: Thread, cause: Cause, placed: bool) -> None:
+        if thread.sleep is not None:
+            thread.sleep.ended = True
         thread.state, thread.waits, thread.placed, thread.sleep = "waiting", cause, placed, None
         self.cpus[thread.cpu].queue.append(thread.tid)
 
@@ -342,9 +378,10 @@ class Machine:
         holders = [t.tid for t in self.threads.values() if t is not thread and not self.depends(t, thread)]
         noise = self.random.choice(self.noise[:3])
         other = self.label(noise)
+        lock = self.random.choice((64, 128))
         kinds: list[Sleep] = [
-            Sleep((Cause.LOCK, other), 1, 0, FUTEX, 64, str(noise)),
-            Sleep((Cause.SLEEP, "timer"), 1, 0, FUTEX, 64, "timer"),
+            Sleep((Cause.LOCK, other), 1, 0, FUTEX, lock, str(noise)),
+            Sleep((Cause.SLEEP, "timer"), 1, 0, FUTEX, lock, "timer"),
             Sleep((Cause.SLEEP, ""), 1, 0, NANOSLEEP, 0, "timer"),
             Sleep((Cause.NET, "NET_RX"), 1, 0, EPOLL_WAIT, 5, "network"),
             Sleep((Cause.SLEEP, "timer"), 1, 0, EPOLL_WAIT, 5, "timer"),
@@ -352,10 +389,10 @@ class Machine:
             Sleep((Cause.LOCK, f"{other} (in munmap)"), 2, 0, MUNMAP, 0, str(noise)),
             Sleep((Cause.UNKNOWN, "blocked in wait4"), 1, 0, WAIT4, 0, "noise"),
         ]
-        if holders:
-            holder = self.random.choice(holders)
+        if holders and self.random.random() < 0.6:
+            holder, kinds = self.random.choice(holders), []
             for number, cause in ((FUTEX, Cause.LOCK), (READ, Cause.LOCK), (EPOLL_WAIT, Cause.NET)):
-                kinds.append(Sleep((cause, f"victim/{PROCESS}"), 1, 0, number, 3, str(holder), holder))
+                kinds.append(Sleep((cause, f"victim/{PROCESS}"), 1, 0, number, lock, str(holder), holder))
         return self.random.choice(kinds)
 
     def depends(self, thread: Thread, on: Thread) -> bool:
@@ -373,7 +410,8 @@ class Machine:
         if self.random.random() < 0.15:
             return self.race(thread, sleep)
         self.leave(thread, sleep)
-        thread.sleep, thread.state = sleep, "blocked"
+        thread.sleep, thread.state, sleep.ran = sleep, "blocked", thread.ran
+        thread.offs.append(sleep)
         return True
 
     def leave(self, thread: Thread, sleep: Sleep) -> None:
@@ -438,6 +476,7 @@ class Machine:
         self.pass_time(50)
         self.switch(self.cpus[thread.cpu], self.in_flags(thread), 0x104, NO_SYSCALL)
         thread.state = "stopped"
+        thread.offs.append(None)
         return True
 
     def resume(self) -> bool:
@@ -455,6 +494,7 @@ class Machine:
             return False
         self.switch(self.cpus[thread.cpu], OutFlag.THROTTLED, number=NO_SYSCALL, argument=77)
         thread.state = "throttled"
+        thread.offs.append(None)
         return True
 
     # Interrupts.
@@ -565,10 +605,10 @@ class Machine:
     def run(self, steps: int) -> Trace:
         weighted: list[tuple[Callable[[], bool], int]] = [
             (self.start_thread, 2), (self.reschedule, 10), (self.migrate, 2), (self.settle_down, 6),
-            (self.go_to_sleep, 10), (self.wake_up, 12), (self.false_wake, 1), (self.stop, 1), (self.resume, 2),
+            (self.go_to_sleep, 10), (self.wake_up, 14), (self.false_wake, 1), (self.stop, 1), (self.resume, 2),
             (self.throttle, 1),
             (self.interrupt, 6), (self.end_interrupt, 12), (self.fault, 3), (self.reclaim, 1), (self.collect, 2),
-            (self.serve, 14),
+            (self.serve, 30),
         ]  # fmt: skip
         actions, weights = [action for action, _ in weighted], [weight for _, weight in weighted]
         first = self.cpus[0]
@@ -616,6 +656,8 @@ class Machine:
         requests["worker"] = requests["tid"] - PROCESS
         requests["phase"] = 2
         events = np.array(self.events, EVENT_DTYPE)
+        self.find_false_wakes()
+        self.moments = sorted({entry[0] for thread in self.threads.values() for entry in thread.log})
         truth: list[Piece] = []
         free: dict[int, int] = {}
         for row, (intended, start, end, tid, _, _) in enumerate(self.rows):
@@ -631,17 +673,25 @@ class Machine:
             truth=tuple(truth),
         )
 
+    def find_false_wakes(self) -> None:
+        for thread in self.threads.values():
+            for sleep, later in itertools.pairwise(thread.offs):
+                if sleep is None or later is None or {sleep.number, later.number} != {FUTEX} or not later.ended:
+                    continue
+                if sleep.argument == later.argument and later.ran - sleep.ran <= FALSE_WAKE_NS:
+                    sleep.again = later
+
     def account(self, thread: Thread, intended: int, ready: int, start: int, end: int) -> list[tuple[int, int, Blame]]:
         pieces: list[tuple[int, int, Blame]] = [(intended, ready, (Cause.QUEUE, ""))]
-        for (begin, blame), (until, _) in zip(
-            thread.log, [*thread.log[1:], (self.now, thread.log[-1][1])], strict=True
-        ):
-            idle = blame
-            if blame[0] in (Cause.RUN, Cause.SLEEP):
-                idle = (Cause.DISPATCH, "timer" if blame[0] == Cause.SLEEP else "")
-            pieces.append((max(begin, ready), min(until, start), idle))
-            pieces.append((max(begin, start), min(until, end), blame))
-        return sorted(piece for piece in pieces if piece[0] < piece[1])
+        # The states of all threads may matter.
+        inside = self.moments[bisect.bisect_left(self.moments, ready) : bisect.bisect_left(self.moments, end)]
+        edges = sorted({ready, start, end, *inside})
+        for begin, until in itertools.pairwise(edges):
+            blame = self.blame_at(thread, begin)
+            if begin < start and blame[0] in (Cause.RUN, Cause.SLEEP):
+                blame = (Cause.DISPATCH, "timer" if blame[0] == Cause.SLEEP else "")
+            pieces.append((begin, until, blame))
+        return [piece for piece in pieces if piece[0] < piece[1]]
 
 
 def merged(row: int, pieces: list[tuple[int, int, Blame]]) -> list[Piece]:

@@ -9,8 +9,8 @@ import numpy.typing as npt
 
 from jitterprof.analysis.evidence import Evidence
 from jitterprof.analysis.segments import Ints, Rows
-from jitterprof.analysis.syscalls import NO_SYSCALL, syscall_name
-from jitterprof.model.event import SOFTIRQ_NAMES, Context, EventKind, Vector
+from jitterprof.analysis.syscalls import NO_SYSCALL, is_lock, syscall_name
+from jitterprof.model.event import SOFTIRQ_NAMES, Context, EventKind, OutFlag, Vector
 
 _SHIFT = 56
 _LOW32 = 0xFFFFFFFF
@@ -71,6 +71,10 @@ _PLAIN: Mapping[int, str] = {
     CulpritKind.OUTSIDE: "outside the recording",
 }
 
+#: Notes above this name a lock (an index into Coder.locks), those below a system call (its number + 1).
+LOCK_NOTE = 1 << 20
+_ADDRESS_BITS = 48
+
 _MAPPINGS = ("unknown mapping", "anonymous", "file")
 
 
@@ -87,9 +91,11 @@ def coded(kind: CulpritKind, payload: Ints) -> Ints:
 
 @dataclass(frozen=True, slots=True)
 class Coder:
-    """Turns columns of records into culprit codes. `addresses`: sorted kernel addresses that occur in the events."""
+    """Turns columns of records into culprit codes. `addresses`: sorted kernel addresses that occur in the events.
+    `locks`: sorted numbers of the locks that threads waited for (system call and address); the first is 0, no lock."""
 
     addresses: npt.NDArray[np.uint64]
+    locks: Ints
 
     @staticmethod
     def of(evidence: Evidence) -> "Coder":
@@ -97,7 +103,14 @@ class Coder:
         functions = evidence.of_kind(EventKind.VECTOR, EventKind.WORK)["b"]
         waking = evidence.of_kind(EventKind.WAKING)
         works = waking["b"][waking["flags"] == Context.TASK]
-        return Coder(np.unique(np.concatenate([functions, works, np.zeros(1, np.uint64)])))
+        out = evidence.of_kind(EventKind.SWITCH_OUT)
+        locks = _lock_keys(out, evidence.machine)
+        none = np.zeros(1, np.uint64)
+        return Coder(np.unique(np.concatenate([functions, works, none])), np.unique(np.append(locks, 0)))
+
+    def lock(self, out: Rows, machine: str) -> Ints:
+        """Per SWITCH_OUT record the index in `locks` of the lock that it waits for, 0 where it waits for none."""
+        return np.searchsorted(self.locks, _lock_keys(out, machine)).astype(np.int64)
 
     def _symbol(self, address: npt.NDArray[np.uint64]) -> Ints:
         # Index 0 is address 0: no function known.
@@ -134,6 +147,17 @@ class Coder:
             ],
             task,
         )
+
+
+def _lock_keys(out: Rows, machine: str) -> Ints:
+    """System call and address of the lock that each SWITCH_OUT record says it waits for; 0: none.
+
+    A thread that is preempted is in no system call of its own making; locks have addresses in user space.
+    """
+    number = (out["a"] >> np.uint64(32)).astype(np.int64) & NO_SYSCALL
+    sleeps = (out["a"] & np.uint64(_LOW32) != 0) & (out["flags"] & OutFlag.PREEMPT == 0)
+    address = out["b"].astype(np.int64) & (1 << _ADDRESS_BITS) - 1
+    return np.where(sleeps & (address > 0) & is_lock(number, machine), number << _ADDRESS_BITS | address, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +209,8 @@ class Named:
 
 
 def name_culprits(evidence: Evidence, coder: Coder, code: Ints, note: Ints, via: Ints) -> Named:
-    """Name each row's culprit by its `code`, the system call `note` - 1 and the lock holder `via` (0: none)."""
+    """Name each row's culprit by its `code`, by `note` (a system call, or a lock of `via`) and by the thread `via`
+    whose state it is, because it was waited for (0: none)."""
     tasks = Tasks.of(evidence)
     key = np.stack([code, note.astype(np.int64), via.astype(np.int64)], axis=1)
     unique, inverse = _unique_rows(key)
@@ -196,10 +221,11 @@ def name_culprits(evidence: Evidence, coder: Coder, code: Ints, note: Ints, via:
     index = np.zeros(len(unique), np.int64)
     for row, (this_code, this_note, holder) in enumerate(unique.tolist()):
         name = decode(this_code)
-        if this_note:
+        if 0 < this_note < LOCK_NOTE:
             name = f"{name} (in {syscall_name(this_note - 1, evidence.machine)})".strip()
         if holder:
-            name = f"{name} (holder {tasks.comm.get(holder, '?')}/{holder})".strip()
+            lock = f" of {_lock_name(coder, this_note, evidence.machine)}" if this_note > LOCK_NOTE else ""
+            name = f"{name} (holder {tasks.comm.get(holder, '?')}/{holder}{lock})".strip()
         if name not in names:
             names[name] = len(names)
             observer.append(False)
@@ -207,6 +233,11 @@ def name_culprits(evidence: Evidence, coder: Coder, code: Ints, note: Ints, via:
         tid = _task_of(this_code)
         observer[names[name]] |= tid > 0 and (tasks.process.get(tid, tid) in ours or tid in ours)
     return Named(index[inverse], tuple(names), np.array(observer, bool))
+
+
+def _lock_name(coder: Coder, note: int, machine: str) -> str:
+    key = int(coder.locks[note - LOCK_NOTE])
+    return f"{syscall_name(key >> _ADDRESS_BITS, machine)} {key & (1 << _ADDRESS_BITS) - 1:#x}"
 
 
 def culprit_cgroups(evidence: Evidence) -> dict[str, str]:

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from jitterprof.analysis.blocking import Blocked, classify, covering, next_end, state_of, stop_codes
+from jitterprof.analysis.chain import Waits, join_false_wakes
 from jitterprof.analysis.culprits import Coder, CulpritKind, Tasks, coded, plain
 from jitterprof.analysis.evidence import FOREVER, Evidence
 from jitterprof.analysis.losses import Anchors, Doubts, Losses, doubts, last_end
@@ -90,12 +91,12 @@ def find_episodes(evidence: Evidence) -> Episodes:
 @dataclass(frozen=True, slots=True)
 class States:
     """`segments`: SEGMENT_DTYPE rows, contiguous from the beginning to the end of the recording for each of `tids`.
-    `doubts`: see losses. `waker`: per blocked span (`segments["wait"]`) the thread that ended it, 0 for none."""
+    `doubts`: see losses. `waits`: per blocked span (`segments["wait"]`) who ended it."""
 
     tids: Ints
     segments: Rows
     doubts: Doubts
-    waker: Ints
+    waits: Waits
 
 
 def thread_states(evidence: Evidence, anchors: Anchors, losses: Losses, coder: Coder) -> States:
@@ -109,7 +110,8 @@ def thread_states(evidence: Evidence, anchors: Anchors, losses: Losses, coder: C
     segments["tid"] = episodes.tids[segments["thread"]]
     segments, at = cut(segments, np.where(segments["role"] == Role.RUNNING, segments["thread"], -1), doubt.hard)
     _forget(segments, np.flatnonzero(at >= 0))
-    return States(episodes.tids, segments, doubt, blocked.waker)
+    join_false_wakes(segments, blocked)
+    return States(episodes.tids, segments, doubt, blocked)
 
 
 def _forget(segments: Rows, which: Ints) -> None:
@@ -212,7 +214,7 @@ class _Spans:
     raced: Flags
 
 
-def _off_cpu(episodes: Episodes, evidence: Evidence, losses: Losses, coder: Coder) -> tuple[Rows, Blocked]:
+def _off_cpu(episodes: Episodes, evidence: Evidence, losses: Losses, coder: Coder) -> tuple[Rows, Waits]:
     opener = episodes.opener
     head = opener["kind"] == _HEAD
     chosen = np.flatnonzero((opener["kind"] == EventKind.SWITCH_OUT) | (head & (episodes.right == EventKind.SWITCH_IN)))
@@ -255,14 +257,17 @@ def _off_cpu(episodes: Episodes, evidence: Evidence, losses: Losses, coder: Code
 
     first = _rows(thread, spans.start, np.minimum(sleep_from, spans.wake), cause, code)
     first["note"] = np.where(asleep, blocked.note, 0)
-    first["wait"] = np.where(asleep & (blocked.waker > 0), np.arange(len(out)), -1)
+    first["wait"] = np.where(asleep, np.arange(len(out)), -1)
     lost = plain(CulpritKind.LOST)
     after = _rows(thread, np.clip(sleep_from, spans.start, spans.wake), spans.wake, Cause.UNKNOWN, lost)
     waits = _waits(
         episodes, spans, np.minimum(wait_from, spans.end), np.where(preempted, Cause.PREEMPTED, Cause.WAKEUP)
     )
     beyond = _rows(thread, np.clip(wait_from, spans.wake, spans.end), spans.end, Cause.UNKNOWN, lost)
-    return np.concatenate([first, after, waits, beyond]), blocked
+    # A wait for a lock that ended in a page fault or at a disk was for that; one without an end is still under way.
+    for_lock = asleep & woken & np.isin(blocked.cause, (Cause.LOCK, Cause.SLEEP))
+    lock = np.where(for_lock, coder.lock(out, evidence.machine), 0)
+    return np.concatenate([first, after, waits, beyond]), Waits(blocked.waker, lock)
 
 
 def _wakes(episodes: Episodes, chosen: Ints, preempted: Flags, never: Flags) -> _Spans:

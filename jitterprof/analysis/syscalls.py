@@ -97,6 +97,17 @@ def families(numbers: npt.NDArray[np.int64], machine: str) -> npt.NDArray[np.uin
     return by_number[np.clip(numbers, 0, NO_SYSCALL)]
 
 
+#: Calls of the LOCK family whose first argument is the address of the lock.
+_BY_ADDRESS = ("futex", "futex_wait")
+
+
+def is_lock(numbers: npt.NDArray[np.int64], machine: str) -> npt.NDArray[np.bool_]:
+    """Whether each system call waits for a lock whose address is its first argument."""
+    known = [number for number, (name, _) in _numbers(machine).items() if name in _BY_ADDRESS]
+    found: npt.NDArray[np.bool_] = np.isin(numbers, known)
+    return found
+
+
 def syscall_name(number: int, machine: str) -> str:
     """`futex`, or `system call 999` for one that no rule here needs."""
     known = _numbers(machine).get(number)

@@ -558,24 +558,6 @@ def test_the_chain_does_not_reach_beyond_the_wait() -> None:
     assert explain(records) == [("run", "", 100), ("lock", "pool/10", 100), ("run", "", 600)]
 
 
-def test_a_holder_that_blocks_in_its_turn_is_not_followed_further() -> None:
-    records = [
-        enters(40, 0, tid=SIBLING),
-        ON_CPU_1,
-        blocked(200, 1, FUTEX),
-        blocked(220, 0, FUTEX, tid=SIBLING),
-        waking(280, 2, OTHER, 0, tid=SIBLING),
-        enters(290, 0, tid=SIBLING),
-        waking(300, 0, SIBLING, 1),
-        enters(300, 1),
-    ]
-    assert explain(records)[1:4] == [
-        ("lock", "pool/10", 80),
-        ("wakeup", "idle exit (holder pool/12)", 10),
-        ("lock", "pool/10", 10),
-    ]
-
-
 def test_the_victim_of_an_interrupt_context_wake_is_not_followed() -> None:
     records = [
         preempted(250, 0, OTHER, tid=SIBLING),
