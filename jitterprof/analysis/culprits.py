@@ -50,6 +50,9 @@ class CulpritKind(IntEnum):
     OUTSIDE = 26
 
 
+#: The culprit of time in which a record is missing.
+LOST_NAME = "lost events"
+
 #: Codes whose name needs no payload.
 _PLAIN: Mapping[int, str] = {
     CulpritKind.NOBODY: "",
@@ -60,7 +63,7 @@ _PLAIN: Mapping[int, str] = {
     CulpritKind.TIMER: "timer",
     CulpritKind.TRACER: "ptrace",
     CulpritKind.FREEZER: "freezer",
-    CulpritKind.LOST: "lost events",
+    CulpritKind.LOST: LOST_NAME,
     CulpritKind.UNCOVERED: "no record of this thread yet",
     CulpritKind.UNOBSERVED: "not observed",
     CulpritKind.EXITED: "after the thread's exit",

@@ -1,4 +1,4 @@
-"""How many events of each class hit each request on the thread that served it.
+"""How many events of each class hit each request on a thread.
 
 Interrupts that come back to back count once, in the class of the longest (`interruptions.py`).
 """
@@ -11,6 +11,8 @@ import numpy.typing as npt
 from jitterprof.analysis.interruptions import interruptions
 from jitterprof.model.cause import Cause
 from jitterprof.model.event import SOFTIRQ_NAMES, EventKind, OutFlag, Vector
+
+Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,39 +34,58 @@ EVENT_CLASSES: tuple[EventClass, ...] = (
 _FIRST_SOFTIRQ = len(EVENT_CLASSES) - len(SOFTIRQ_NAMES)
 
 
-def count_events(
-    requests: npt.NDArray[np.void], events: npt.NDArray[np.void], until_ns: npt.NDArray[np.int64] | None = None
-) -> npt.NDArray[np.int64]:
+@dataclass(frozen=True, slots=True)
+class ClassedEvents:
+    """The events that cost something, by (tid, ts): `tid` of the thread that each hit, `ts` ns, `number`: its class."""
+
+    tid: Ints
+    ts: Ints
+    number: Ints
+
+    @staticmethod
+    def of(events: npt.NDArray[np.void]) -> "ClassedEvents":
+        """Sort out `events` (EVENT_DTYPE by ts). An interrupt hits the task that it interrupted."""
+        number = class_of(events)
+        interrupts = np.isin(events["kind"], (EventKind.HARDIRQ, EventKind.SOFTIRQ, EventKind.VECTOR, EventKind.NMI))
+        leads = np.zeros(len(events), bool)
+        leads[interruptions(events).leader] = True
+        number[interrupts & ~leads] = -1
+        counted = np.flatnonzero(number >= 0)
+        counted = counted[np.argsort(events["tid"][counted], kind="stable")]
+        return ClassedEvents(
+            events["tid"][counted].astype(np.int64), events["ts"][counted].astype(np.int64), number[counted]
+        )
+
+    def count(self, requests: npt.NDArray[np.void], tid: npt.NDArray[np.int32], until_ns: Ints | None = None) -> Ints:
+        """int64[requests, EVENT_CLASSES]: events that ended in [start, end) on the thread `tid` of each request.
+
+        `until_ns`: another end per request, not after its own. Requests that are given one thread must not overlap.
+        """
+        counts = np.zeros((len(requests), len(EVENT_CLASSES)), np.int64)
+        ends = requests["end_ns"] if until_ns is None else until_ns
+        for one in np.unique(tid).tolist():
+            rows = np.flatnonzero(tid == one)
+            rows = rows[np.argsort(requests["start_ns"][rows], kind="stable")]
+            mine = slice(*np.searchsorted(self.tid, [one, one + 1]))
+            ts = self.ts[mine]
+            place = np.searchsorted(requests["start_ns"][rows], ts, "right") - 1
+            inside = place >= 0
+            inside[inside] = ts[inside] < ends[rows[place[inside]]]
+            code = rows[place[inside]] * len(EVENT_CLASSES) + self.number[mine][inside]
+            counts += np.bincount(code, minlength=counts.size).reshape(counts.shape)
+        return counts
+
+
+def count_events(requests: npt.NDArray[np.void], events: npt.NDArray[np.void]) -> Ints:
     """int64[requests, EVENT_CLASSES]: events that ended in [start, end) while the serving thread was on the CPU.
 
     An interrupt counts when the serving thread was the interrupted task, a preemption when it was switched out while
-    it wanted to run. `until_ns`: another end per request, not after its own. Requests of one thread must not overlap.
+    it wanted to run. Requests of one thread must not overlap.
     """
-    counts = np.zeros((len(requests), len(EVENT_CLASSES)), np.int64)
-    number = class_of(events)
-    interrupts = np.isin(events["kind"], (EventKind.HARDIRQ, EventKind.SOFTIRQ, EventKind.VECTOR, EventKind.NMI))
-    leads = np.zeros(len(events), bool)
-    leads[interruptions(events).leader] = True
-    number[interrupts & ~leads] = -1
-    counted = np.flatnonzero(number >= 0)
-    tids, times, number = (
-        events["tid"][counted].astype(np.int64),
-        events["ts"][counted].astype(np.int64),
-        number[counted],
-    )
-    ends = requests["end_ns"] if until_ns is None else until_ns
-    for tid in np.unique(requests["tid"]).tolist():
-        rows = np.flatnonzero(requests["tid"] == tid)
-        rows = rows[np.argsort(requests["start_ns"][rows], kind="stable")]
-        mine = np.flatnonzero(tids == tid)
-        place = np.searchsorted(requests["start_ns"][rows], times[mine], "right") - 1
-        inside = place >= 0
-        inside[inside] = times[mine][inside] < ends[rows[place[inside]]]
-        np.add.at(counts, (rows[place[inside]], number[mine][inside]), 1)
-    return counts
+    return ClassedEvents.of(events).count(requests, requests["tid"])
 
 
-def class_of(events: npt.NDArray[np.void]) -> npt.NDArray[np.int64]:
+def class_of(events: npt.NDArray[np.void]) -> Ints:
     """Index into EVENT_CLASSES of each event, -1 for those that have no cost of their own."""
     kind, flags, other = events["kind"], events["flags"], events["other"].astype(np.int64)
     index = {event_class.cause: number for number, event_class in enumerate(EVENT_CLASSES[:_FIRST_SOFTIRQ])}

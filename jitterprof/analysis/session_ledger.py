@@ -3,8 +3,10 @@
 from jitterprof.analysis.calibration import host_costs
 from jitterprof.analysis.degraded import ledger_from_clocks, ledger_from_procfs
 from jitterprof.analysis.evidence import evidence_of
-from jitterprof.analysis.hidden_cost import bill_hidden_cost
 from jitterprof.analysis.ledger import build_ledger
+from jitterprof.analysis.run_excess import bill_run_excess
+from jitterprof.analysis.stragglers import pool_claims
+from jitterprof.analysis.timeline import build_timeline
 from jitterprof.model.ledger import Ledger
 from jitterprof.store import Run
 
@@ -17,5 +19,8 @@ def session_ledger(run: Run) -> Ledger:
         return ledger_from_clocks(run.requests, run.clocks, evidence)
     if run.manifest.probe_mode == "procfs" and len(run.procfs):
         return ledger_from_procfs(run.requests, run.procfs, evidence)
-    ledger = build_ledger(run.requests, evidence)
-    return bill_hidden_cost(run.requests, run.events, ledger, host_costs(run.canary, run.events))[0]
+    timeline = build_timeline(run.requests, evidence)
+    ledger = build_ledger(run.requests, evidence, timeline=timeline)
+    claims = pool_claims(run.requests, timeline)
+    host = host_costs(run.canary, run.events)
+    return bill_run_excess(run.requests, run.events, ledger, host, claims, evidence.gaps)[0]

@@ -15,7 +15,10 @@ class Basis(IntEnum):
     CALIBRATED = 1
     """The cost of an event beyond its span, as measured on this host."""
     POOL = 2
-    """The serving thread was busy; a thread of its pool was held up meanwhile, and the request took that much longer."""
+    """The serving thread was busy; a thread of its pool was held up meanwhile, and the request took that much longer.
+    In this session requests do take longer when that thread is held up."""
+    POOL_GUESS = 3
+    """The same, where the session has too few such requests to tell."""
 
 
 #: One row per piece, ordered by (request, start). `ns` of one request's pieces sum exactly to its response time.

@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jitterprof.analysis.account import check_closure
+from jitterprof.analysis.cost_regression import HiddenCost
 from jitterprof.analysis.event_counts import EVENT_CLASSES, EventClass, count_events
-from jitterprof.analysis.hidden_cost import HiddenCost, bill_hidden_cost
+from jitterprof.analysis.run_excess import bill_run_excess
 from jitterprof.model.cause import Cause
 from jitterprof.model.event import EVENT_DTYPE, EventKind, OutFlag, Vector
 from jitterprof.model.ledger import Ledger
@@ -55,7 +56,7 @@ def _cost(costs: tuple[HiddenCost, ...], cause: Cause, name: str = "") -> Hidden
 @pytest.mark.parametrize("seed", range(3))
 def test_a_known_cost_is_recovered_though_long_requests_catch_more_ticks(seed: int) -> None:
     requests, events, ledger = _session(seed, tick_cost=10_000, packet_cost=14_000)
-    billed, costs = bill_hidden_cost(requests, events, ledger)
+    billed, costs = bill_run_excess(requests, events, ledger)
     packet, tick = _cost(costs, Cause.SOFTIRQ, "NET_RX"), _cost(costs, Cause.TIMER)
     assert packet.used
     assert tick.used
@@ -73,7 +74,7 @@ def test_events_that_cost_nothing_are_hardly_ever_billed() -> None:
     used = 0
     for seed in range(20):
         requests, events, ledger = _session(seed + 10, tick_cost=0, packet_cost=0, count=3000)
-        billed, costs = bill_hidden_cost(requests, events, ledger)
+        billed, costs = bill_run_excess(requests, events, ledger)
         assert len(costs) == 2
         used += any(cost.used for cost in costs)
         assert (billed is ledger) == (not any(cost.used for cost in costs))
@@ -82,7 +83,7 @@ def test_events_that_cost_nothing_are_hardly_ever_billed() -> None:
 
 def test_no_events_no_effect() -> None:
     requests, _, ledger = _session(1, 10_000, 0, count=300)
-    billed, costs = bill_hidden_cost(requests, np.empty(0, EVENT_DTYPE), ledger)
+    billed, costs = bill_run_excess(requests, np.empty(0, EVENT_DTYPE), ledger)
     assert billed is ledger
     assert costs == ()
 
@@ -91,7 +92,7 @@ def test_no_events_no_effect() -> None:
 @given(st.integers(0, 1000), st.sampled_from([0, 5_000, 30_000]), st.sampled_from([0, 20_000]))
 def test_the_ledger_still_closes_and_never_takes_more_than_the_excess(seed: int, tick: int, packet: int) -> None:
     requests, events, ledger = _session(seed, tick, packet, count=600, storms=0.1)
-    billed, _ = bill_hidden_cost(requests, events, ledger)
+    billed, _ = bill_run_excess(requests, events, ledger)
     pieces = billed.pieces
     check_closure(requests, billed, np.arange(len(requests)))
     assert (pieces["ns"] > 0).all()
