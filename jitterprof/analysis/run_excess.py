@@ -25,10 +25,14 @@ _CLASSES = len(EVENT_CLASSES)
 @dataclass(frozen=True, slots=True)
 class RunExcess:
     """The measured requests: `rows` of the table, `excess` of running time over the median of their `shape` (numbered
-    from 0; 0 for shapes too rare to have one), and that median, `usual`. ns."""
+    from 0; 0 for shapes too rare to have one), and that median, `usual`. ns.
+
+    What is unknown may have been running time, and counts as such for the median, so that losses make no excess;
+    without it the excess would be larger by up to `doubt`."""
 
     rows: npt.NDArray[np.intp]
     excess: Ints
+    doubt: Ints
     usual: Ints
     shape: npt.NDArray[np.intp]
 
@@ -58,20 +62,27 @@ def bill_run_excess(
     for cost in costs:
         if cost.used:
             price[EVENT_CLASSES.index(cost.event_class)] = cost.ns
+    lost = _missing(mine, gaps)
     left = np.maximum(run.excess, 0)
-    own = _fitting(_unusual(counts, run.shape) * price, left)
+    wanted = _costs(counts, lost, run.shape, price)
+    own = _fitting(wanted, left)
     left = left - own.sum(axis=1)
+    unpaid = wanted.sum(axis=1) - own.sum(axis=1)
 
     helpers = np.zeros_like(own)
     straggler = np.zeros(len(mine), np.int64)
     if claims is not None:
-        ledger, paid = _grant(requests, ledger, claims, run, left)
+        ledger, asked, paid = _grant(requests, ledger, claims, run, left)
         left = left - paid
-        straggler, helper_counts = _worst_helper(mine, classed, claims, run, price)
-        helpers = _fitting(_unusual(helper_counts, run.shape) * price, left)
-        left = left - helpers.sum(axis=1)
-    missing = _fitting(_missing(mine, gaps)[:, None] * price.max(initial=0.0), left)
-    bill = np.concatenate([own, helpers, missing], axis=1)
+        straggler, counts = _worst_helper(mine, classed, claims, price)
+        wanted = _costs(counts, lost, run.shape, price)
+        # With records missing it might have been another one.
+        wanted[lost > 0, -1] = wanted[lost > 0].sum(axis=1)
+        wanted[lost > 0, :-1] = 0
+        helpers = _fitting(wanted, left)
+        unpaid += asked - paid + wanted.sum(axis=1) - helpers.sum(axis=1)
+    unknown = own[:, -1] + helpers[:, -1] + np.minimum(unpaid, run.doubt).astype(np.int64)
+    bill = np.column_stack([own[:, :-1], helpers[:, :-1], unknown])
     if bill.any():
         ledger = _move(ledger, run.rows, bill, len(requests), straggler)
     return ledger, costs
@@ -80,26 +91,38 @@ def bill_run_excess(
 def run_excess(requests: npt.NDArray[np.void], ledger: Ledger) -> RunExcess:
     """The running time of the measured requests against the median of their shapes."""
     rows = measured_rows(requests)
-    ran = np.zeros(len(requests), np.int64)
-    is_run = ledger.pieces["cause"] == Cause.RUN
-    np.add.at(ran, ledger.pieces["row"][is_run], ledger.pieces["ns"][is_run])
+    pieces = ledger.pieces
+    ran, may_have = (
+        np.bincount(pieces["row"][of], pieces["ns"][of], len(requests)).astype(np.int64)
+        for of in (pieces["cause"] == Cause.RUN, np.isin(pieces["cause"], (Cause.RUN, Cause.UNKNOWN)))
+    )
     found, shape = np.unique(requests["shape"][rows], return_inverse=True)
-    usual, excess = np.zeros(len(rows), np.int64), np.zeros(len(rows), np.int64)
+    usual, excess, doubt = (np.zeros(len(rows), np.int64) for _ in range(3))
     for number in range(len(found)):
         of_shape = shape == number
         if of_shape.sum() >= MIN_BODY:
-            usual[of_shape] = round(float(np.median(ran[rows[of_shape]])))
-            excess[of_shape] = ran[rows[of_shape]] - usual[of_shape]
-    return RunExcess(rows, excess, usual, shape)
+            mine = rows[of_shape]
+            usual[of_shape] = round(float(np.median(may_have[mine])))
+            excess[of_shape] = ran[mine] - usual[of_shape]
+            most = ran[mine] - round(float(np.median(ran[mine])))
+            doubt[of_shape] = np.maximum(most, 0) - np.maximum(excess[of_shape], 0)
+    return RunExcess(rows, excess, doubt, usual, shape)
 
 
-def _unusual(counts: Ints, shape: npt.NDArray[np.intp]) -> Ints:
-    """Events beyond the median of the shape: those are in its usual running time."""
-    over = counts.copy()
+def _costs(
+    counts: Ints, lost: Ints, shape: npt.NDArray[np.intp], price: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """float64[requests, classes + 1], ns: what the events beyond the median of the shape cost (the others are in its
+    usual running time), and last, what those may cost that are missing, of which there may be `lost` per request."""
+    cost = np.zeros((len(counts), _CLASSES + 1))
     for number in range(int(shape.max(initial=-1)) + 1):
-        of_shape = shape == number
-        over[of_shape] -= np.median(counts[of_shape], axis=0).astype(np.int64)
-    return np.maximum(over, 0)
+        mine = shape == number
+        least = np.median(counts[mine], axis=0)
+        most = np.median(counts[mine] + lost[mine, None], axis=0)
+        certain, possible = (np.maximum(counts[mine] - np.ceil(usual), 0) * price for usual in (most, least))
+        cost[mine, :-1] = certain
+        cost[mine, -1] = (possible - certain).sum(axis=1) + lost[mine] * price.max(initial=0.0)
+    return cost
 
 
 def _fitting(bill: npt.NDArray[np.float64], allowed: Ints) -> Ints:
@@ -112,22 +135,22 @@ def _fitting(bill: npt.NDArray[np.float64], allowed: Ints) -> Ints:
 
 def _grant(
     requests: npt.NDArray[np.void], ledger: Ledger, claims: Ledger, run: RunExcess, left: Ints
-) -> tuple[Ledger, Ints]:
-    """Replace running time by the claims on it that `left` allows; and how much that was, per measured request."""
+) -> tuple[Ledger, Ints, Ints]:
+    """Replace running time by the claims on it that `left` allows; and what was claimed and granted, per request."""
     usual, excess, budget = (np.full(len(requests), -1, np.int64) for _ in range(3))
     usual[run.rows], excess[run.rows], budget[run.rows] = run.usual, run.excess, left
     verdicts = judge(claims.pieces, excess, usual)
     refuted = [tid for tid, verdict in verdicts.items() if verdict == Verdict.REFUTED]
     confirmed = [tid for tid, verdict in verdicts.items() if verdict == Verdict.CONFIRMED]
-    taken = granted(claims.pieces[~np.isin(claims.pieces["tid"], refuted)], np.maximum(budget, 0))
+    heard = claims.pieces[~np.isin(claims.pieces["tid"], refuted)]
+    taken = granted(heard, np.maximum(budget, 0))
+    asked, paid = (np.bincount(of["row"], of["ns"], len(requests)).astype(np.int64)[run.rows] for of in (heard, taken))
     if not len(taken):
-        return ledger, np.zeros(len(run.rows), np.int64)
+        return ledger, asked, paid
     ledger, index = with_culprits(ledger, claims.culprits, claims.observer)
     taken["culprit"] = index[taken["culprit"]]
     taken["basis"] = np.where(np.isin(taken["tid"], confirmed), int(Basis.POOL), int(Basis.POOL_GUESS))
-    paid = np.zeros(len(requests), np.int64)
-    np.add.at(paid, taken["row"], taken["ns"])
-    return Ledger(_replaced(ledger.pieces, taken), ledger.culprits, ledger.observer), paid[run.rows]
+    return Ledger(_replaced(ledger.pieces, taken), ledger.culprits, ledger.observer), asked, paid
 
 
 def _replaced(pieces: npt.NDArray[np.void], taken: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
@@ -157,18 +180,18 @@ def _replaced(pieces: npt.NDArray[np.void], taken: npt.NDArray[np.void]) -> npt.
 
 
 def _worst_helper(
-    mine: npt.NDArray[np.void], classed: ClassedEvents, claims: Ledger, run: RunExcess, price: npt.NDArray[np.float64]
+    mine: npt.NDArray[np.void], classed: ClassedEvents, claims: Ledger, price: npt.NDArray[np.float64]
 ) -> tuple[Ints, Ints]:
-    """Per measured request the pool thread whose events cost most, and their counts."""
-    tid = np.zeros(len(mine), np.int64)
-    worst, most = np.zeros((len(mine), _CLASSES), np.int64), np.zeros(len(mine))
+    """Per measured request the pool thread whose events cost most, and how many they were: int64[n, classes]."""
+    tid, most = np.zeros(len(mine), np.int64), np.zeros(len(mine))
+    worst = np.zeros((len(mine), _CLASSES), np.int64)
     for helper in np.unique(claims.pieces["tid"]).tolist():
         counts = np.zeros_like(worst)
         # Requests on several serving threads overlap; those of one do not.
         for server in np.unique(mine["tid"]).tolist():
             served = np.flatnonzero(mine["tid"] == server)
             counts[served] = classed.count(mine[served], np.full(len(served), helper))
-        cost = (_unusual(counts, run.shape) * price).sum(axis=1)
+        cost = counts @ price
         larger = cost > most
         worst[larger], most[larger], tid[larger] = counts[larger], cost[larger], helper
     return tid, worst

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from jitterprof.analysis.culprits import CulpritKind, Tasks, plain
 from jitterprof.analysis.ledger import Pieces, assemble
-from jitterprof.analysis.segments import Ints, Rows, cut, intervals
+from jitterprof.analysis.segments import Ints, Rows, cut, intervals, union
 from jitterprof.analysis.timeline import Timeline
 from jitterprof.model.cause import Cause
 from jitterprof.model.ledger import Basis, Ledger
@@ -63,9 +63,8 @@ def pool_claims(requests: npt.NDArray[np.void], timeline: Timeline, kind: Kind =
     Its pieces lie inside `run` pieces of the row's ledger and do not overlap; they have the cause, culprit, thread and
     CPU of the pool thread and Basis.POOL. Where a pool thread's state was lost, the claim is `unknown`.
     """
-    serving = np.unique(requests["tid"]).astype(np.int64)
-    spans_of = timeline.segments[_held_up(timeline, serving)]
     process = _processes(timeline)
+    spans_of = _held_up(timeline, np.unique(requests["tid"]).astype(np.int64), process)
     spans = intervals(process[spans_of["thread"]], spans_of["start"], spans_of["end"])
     rows = np.flatnonzero(requests["kind"] == kind)
     thread = timeline.thread(requests["tid"][rows].astype(np.int64))
@@ -88,12 +87,22 @@ def pool_claims(requests: npt.NDArray[np.void], timeline: Timeline, kind: Kind =
     return ledger
 
 
-def _held_up(timeline: Timeline, serving: Ints) -> npt.NDArray[np.bool_]:
-    segments = timeline.segments
-    lost = (segments["cause"] == Cause.UNKNOWN) & (segments["code"] == plain(CulpritKind.LOST))
-    helper = ~np.isin(timeline.tids, serving)[segments["thread"]] if len(segments) else np.zeros(0, bool)
-    held: npt.NDArray[np.bool_] = (np.isin(segments["cause"], HELD_UP) | lost) & helper
-    return held
+def _held_up(timeline: Timeline, serving: Ints, process: Ints) -> Rows:
+    """The segments in which a helper was held up, one at a time in each process: where several were, the one with the
+    lowest number. None of them while the state of any helper of the process is lost: those segments come with them."""
+    helper = ~np.isin(timeline.tids, serving)
+    segments = timeline.segments[helper[timeline.segments["thread"]]]
+    # Where records were lost, a thread that was not seen yet may have been seen.
+    unseen = [CulpritKind.LOST, CulpritKind.UNCOVERED] if len(timeline.evidence.gaps) else [CulpritKind.LOST]
+    lost = (segments["cause"] == Cause.UNKNOWN) & np.isin(segments["code"], [plain(kind) for kind in unseen])
+    held = np.isin(segments["cause"], HELD_UP)
+    chosen: Rows = segments[lost]
+    for thread in np.unique(segments["thread"][held]).tolist():
+        mine = segments[held & (segments["thread"] == thread)]
+        taken = union(process[chosen["thread"]], chosen["start"], chosen["end"])
+        mine, at = cut(mine, np.full(len(mine), process[thread]), taken)
+        chosen = np.concatenate([chosen, mine[at < 0]])
+    return chosen
 
 
 def _processes(timeline: Timeline) -> Ints:

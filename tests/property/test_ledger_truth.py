@@ -7,13 +7,18 @@ import numpy.typing as npt
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jitterprof.analysis.calibration import HostCosts
 from jitterprof.analysis.cause_clock import CauseClock, spent_by_cause
+from jitterprof.analysis.event_counts import EVENT_CLASSES
 from jitterprof.analysis.evidence import Evidence, find_gaps
-from jitterprof.analysis.ledger import build_ledger
+from jitterprof.analysis.ledger import build_ledger, check_closure
+from jitterprof.analysis.run_excess import bill_run_excess
+from jitterprof.analysis.stragglers import pool_claims
 from jitterprof.analysis.timeline import build_timeline
 from jitterprof.model.cause import CAUSE_IDS, Cause
 from jitterprof.model.event import EventKind
 from jitterprof.model.ledger import Ledger
+from jitterprof.model.request import Phase
 from tests import simulator
 from tests.simulator import Piece, Trace, simulate, without
 
@@ -27,6 +32,7 @@ def evidence_of(trace: Trace) -> Evidence:
         gaps=find_gaps(trace.events, trace.cpu_seq),
         gc=trace.gc,
         window=trace.window,
+        pids=(simulator.PROCESS,),
         irq_names=simulator.IRQ_NAMES,
         symbols=simulator.SYMBOLS,
         devices=simulator.DEVICES,
@@ -146,3 +152,31 @@ def test_the_clock_says_what_the_ledger_says(seed: int, shape: tuple[int, int, i
         assert np.array_equal(turned.sum(axis=1), ends - starts)
         length = trace.window[1] - trace.window[0]
         assert np.array_equal(clock.shifted(starts, ends, length, trace.window), expected[mine])
+
+
+def billed(trace: Trace) -> Ledger:
+    """The ledger of the requests of one thread, with the others as its pool; prices are given, as a canary's are."""
+    requests = trace.requests.copy()
+    requests["shape"], requests["phase"] = 0, Phase.MEASURED
+    server = int(np.unique(requests["tid"])[0]) if len(requests) else 0
+    requests = requests[requests["tid"] == server]
+    evidence = evidence_of(trace)
+    timeline = build_timeline(requests, evidence)
+    claims = pool_claims(requests, timeline)
+    host = HostCosts(np.full(len(EVENT_CLASSES), 500.0), np.full(len(EVENT_CLASSES), 99))
+    ledger = build_ledger(requests, evidence, timeline=timeline)
+    after, _ = bill_run_excess(requests, trace.events, ledger, host, claims, evidence.gaps)
+    check_closure(after.pieces, requests, np.arange(len(requests)))
+    return after
+
+
+@settings(max_examples=60, deadline=None)
+@given(SEEDS, st.integers(1, 4), st.integers(2, 4), st.sampled_from([0.001, 0.01, 0.05]))
+def test_losses_bill_nobody_for_the_excess(seed: int, cpus: int, threads: int, share: float) -> None:
+    trace = simulated(seed, (cpus, threads, 2500))
+    whole, lost = billed(trace), np.random.default_rng(seed).random(len(trace.events)) < share
+    rows = int(whole.pieces["row"].max(initial=-1)) + 1
+    grown = spent_by_cause(billed(without(trace, lost)).pieces, rows) - spent_by_cause(whole.pieces, rows)
+    grown[:, Cause.UNKNOWN] = 0
+    # Shares of a bill are rounded down to whole nanoseconds, of which there are a few in each request.
+    assert grown.max(initial=0) <= len(EVENT_CLASSES)
