@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from jitterprof.analysis.culprits import Coder, CulpritKind, plain
+from jitterprof.analysis.culprits import Coder, CulpritKind, Namer, plain
 from jitterprof.analysis.evidence import Evidence
-from jitterprof.analysis.ledger import Pieces, assemble, check_closure, previous_end
+from jitterprof.analysis.ledger import Pieces, assemble, check_closure, merged, previous_end
 from jitterprof.analysis.segments import Ints
 from jitterprof.model.cause import Cause
 from jitterprof.model.event import CLOCK_CLASSES, CLOCK_NS
@@ -144,6 +144,7 @@ def _laid_out(requests: npt.NDArray[np.void], rows: Ints, amounts: Sequence[Amou
         Pieces(rows, begin, end, none + int(cause), none + plain(culprit), none, none, tid, none - 1)
         for cause, culprit, begin, end in spans
     ]
-    ledger = assemble(parts, Coder.of(evidence), evidence)
+    namer = Namer.of(evidence, Coder.of(evidence))
+    ledger = merged([assemble(parts, namer)], namer)
     check_closure(ledger.pieces, requests, rows)
     return ledger
