@@ -170,7 +170,7 @@ def _spikes(
 
 def _top(
     pieces: npt.NDArray[np.void],
-    keys: npt.NDArray[np.int64],
+    keys: npt.NDArray[np.int32],
     culprits: tuple[str, ...],
     classes: Classes,
     excess: npt.NDArray[np.int64],
