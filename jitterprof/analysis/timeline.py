@@ -128,7 +128,7 @@ def _with_steady_threads(states: States, requests: npt.NDArray[np.void], evidenc
     segments = np.concatenate([states.segments, added])
     segments["thread"] = np.searchsorted(tids, segments["tid"])
     # Nothing was lost, so there are no doubts, whose threads would have to be renumbered.
-    return States(tids, segments, states.doubts, states.waits)
+    return States(tids, ordered(segments), states.doubts, states.waits)
 
 
 def _extended(states: States, window: tuple[int, int], lowest: int, highest: int) -> States:
