@@ -54,14 +54,15 @@ def queued_session(
     pieces: list[tuple[int, ...]] = []
     for row, (at, (begin, server)) in enumerate(zip(arrival, begun, strict=True)):
         table[row] = (row, at, begin, begin + hold[row], -1, 100 + server, server, server, server, 0, 0, 0, 0)
+        now = at
         mine: list[Loss] = [(Cause.QUEUE, "", begin - at), *losses.get(row, ()), (Cause.RUN, "", work[row])]
         for cause, culprit, ns in mine:
             if culprit not in culprits:
                 culprits.append(culprit)
             if ns:
                 known = (culprits.index(culprit), 100 + server, server, int(cause), 0)
-                pieces.append((row, START_NS + at, ns, 0, -1, *known))
-            at += ns
+                pieces.append((row, START_NS + now, ns, 0, -1, *known))
+            now += ns
     for name in ("intended_ns", "start_ns", "end_ns"):
         table[name] += START_NS
     table["kind"], table["phase"] = Kind.REQUEST, Phase.MEASURED

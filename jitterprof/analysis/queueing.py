@@ -24,6 +24,8 @@ OTHERS = "others"
 INDIVIDUAL = 12
 #: Cells of `hold` that a replay for several servers works on at a time.
 _CELLS = 1 << 24
+#: Pieces copied at a time.
+_CHUNK = 1 << 21
 _TIME = 1 << 37
 
 
@@ -85,7 +87,7 @@ def _ranked(losses: Losses, station: Station, classes: Classes) -> tuple[Losses,
     if small.any():
         cause = np.append(classes.cause, Cause.QUEUE).astype(np.int64)
         key = np.where(small, len(classes) + 1 + cause[losses.key], losses.key)
-        losses = merged([Losses(losses.at, key, losses.ns, losses.calibrated, losses.piece)], keys)
+        losses = merged([Losses(losses.at, key, losses.ns, losses.piece)], keys)
         count, rank = _places(losses, station, keys)
     return losses, count, rank
 
@@ -219,25 +221,35 @@ def _split(
     queue = _queue_pieces(ledger, station, victim)
     inherited = np.add.reduceat(ns, first)
     load = station.wait[victim] - inherited
-    copies = np.ones(len(pieces), np.int64)
-    copies[queue] = count + (load > 0)
-    place = (np.cumsum(copies) - copies)[queue]
-    split = np.repeat(pieces, copies)
+    # Where each of those queue pieces comes to stand, and the table with room for what is before it.
+    by_place = np.argsort(queue)
+    more = count - (load == 0)
+    place = np.empty(len(queue), np.int64)
+    place[by_place] = queue[by_place] + np.cumsum(more[by_place]) - more[by_place]
     kept = place + count
+    within = np.arange(len(at)) - np.repeat(first, count)
+    where = np.repeat(place, count) + within
+    split = np.empty(len(pieces) + int(more.sum()), pieces.dtype)
+    old = np.ones(len(split), bool)
+    old[where] = False
+    stays = np.ones(len(pieces), bool)
+    stays[queue[load == 0]] = False
+    for low in range(0, len(pieces), _CHUNK):
+        high = min(low + _CHUNK, len(pieces))
+        begin, end = (bound + int(more[queue < bound].sum()) for bound in (low, high))
+        split[begin:end][old[begin:end]] = pieces[low:high][stays[low:high]]
     split["ns"][kept[load > 0]] = load[load > 0]
     split["start_ns"][kept[load > 0]] += inherited[load > 0]
 
     keys = len(classes) + 1 + len(Cause)
     entry = np.searchsorted(losses.at * keys + losses.key, origin * keys + key)
     source = losses.piece[entry]
-    within = np.arange(len(at)) - np.repeat(first, count)
-    where = np.repeat(place, count) + within
     sums = np.cumsum(ns) - ns
     new = pieces[source]
     new["row"], new["origin"] = station.rows[at], station.rows[origin]
     new["start_ns"] = station.arrival[at] + sums - np.repeat(sums[first], count)
     new["ns"] = ns
-    new["calibrated_ns"] = np.floor(ns * (losses.calibrated[entry] / losses.ns[entry])).astype(np.int64)
+    new["calibrated_ns"] = np.where(key == len(classes), 0, _part_of(ns, pieces["calibrated_ns"], pieces["ns"], source))
     names, observer = list(ledger.culprits), list(ledger.observer)
     longer, others = key == len(classes), key > len(classes)
     new["culprit"][longer] = _named(names, observer, LONGER_RUN) if longer.any() else 0
@@ -247,6 +259,11 @@ def _split(
     new["cpu"][longer] = requests["cpu_start"][station.rows[origin[longer]]]
     split[where] = new
     return Ledger(split, tuple(names), np.array(observer, bool))
+
+
+def _part_of(ns: Ints, part: Ints, whole: Ints, at: Ints) -> Ints:
+    scaled: Ints = np.floor(ns * (part[at] / whole[at])).astype(np.int64)
+    return scaled
 
 
 def _queue_pieces(ledger: Ledger, station: Station, victim: Ints) -> Ints:

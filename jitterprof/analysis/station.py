@@ -42,14 +42,13 @@ class Station:
 class Losses:
     """Time that requests lost in their own service, one entry per request and class, ordered by the two.
 
-    `at`: position in the station; `key`: class, the number of classes for running longer than usual; `piece`: the
-    largest piece of that class, -1 for running; `ns`, `calibrated`: how much, and how much of it was calibrated.
+    `at`: position in the station; `key`: class, the number of classes for running longer than usual; `ns`: how much;
+    `piece`: the largest piece of that class, -1 for running.
     """
 
     at: Ints
     key: Ints
     ns: Ints
-    calibrated: Ints
     piece: Ints
 
     def __len__(self) -> int:
@@ -103,19 +102,13 @@ def own_losses(
         for one, total in usual.items():
             mine = own & (cause == one)
             if mine.any():
-                found, sums = _summed(row[mine], ns[mine])
-                total[found] += sums
+                those, sums = _summed(row[mine], ns[mine])
+                total[those] += sums
         at = position[row]
         kept = np.flatnonzero(own & (at >= 0) & (cause != Cause.RUN))
-        parts.append(
-            Losses(
-                at[kept],
-                classes.of_piece[low + kept].astype(np.int64),
-                ns[kept],
-                np.ascontiguousarray(block["calibrated_ns"][kept]),
-                low + kept,
-            )
-        )
+        # One chunk after the other: a sort of all at once would hold all of them several times.
+        found = Losses(at[kept], classes.of_piece[low + kept].astype(np.int64), ns[kept], low + kept)
+        parts.append(merged([found], len(classes) + 1))
     excess = {cause: _beyond_usual(requests, total) for cause, total in usual.items()}
     losses = merged(parts, len(classes) + 1)
     share = np.ones(len(losses))
@@ -124,11 +117,11 @@ def own_losses(
         here = station.rows[losses.at[mine]]
         share[mine] = excess[one][here] / np.maximum(1, total[here])
     ns = np.floor(losses.ns * share).astype(np.int64)
-    losses = Losses(losses.at, losses.key, ns, np.minimum(losses.calibrated, ns), losses.piece)
+    losses = Losses(losses.at, losses.key, ns, losses.piece)
     ran = excess[Cause.RUN][station.rows]
     longer = np.flatnonzero((ran > 0) & (position[station.rows] >= 0))
     none = np.zeros(len(longer), np.int64)
-    runs = Losses(longer, none + len(classes), ran[longer], none, none - 1)
+    runs = Losses(longer, none + len(classes), ran[longer], none - 1)
     return merged([losses.where(ns > 0), runs], len(classes) + 1)
 
 
@@ -136,21 +129,18 @@ def merged(parts: list[Losses], keys: int) -> Losses:
     """Entries of all `parts` added up by position and key; `keys`: all keys are smaller."""
     if not parts:
         return Losses(*(np.empty(0, np.int64) for _ in Losses.__slots__))
-    at, key, ns, calibrated, piece = (
-        np.concatenate([getattr(part, name) for part in parts]) for name in Losses.__slots__
-    )
+    at, key, ns, piece = (np.concatenate([getattr(part, name) for part in parts]) for name in Losses.__slots__)
     code = at * keys + key
     order = np.lexsort((-ns, code))
     code = code[order]
     first = np.flatnonzero(np.diff(code, prepend=-1))
     if not len(first):
-        return Losses(at, key, ns, calibrated, piece)
+        return Losses(at, key, ns, piece)
     code = code[first]
     return Losses(
         code // keys,
         code % keys,
         np.add.reduceat(ns[order], first),
-        np.add.reduceat(calibrated[order], first),
         piece[order[first]],
     )
 

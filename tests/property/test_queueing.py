@@ -184,7 +184,7 @@ def test_one_stall_has_many_victims() -> None:
     for row in range(40):
         queued = [part for part in culprits_of(found, row) if part[3] >= 0 or part[0] == Cause.QUEUE]
         left = 8000 - 1000 - (row - 21) * 1000
-        expected = [(Cause.SOFTIRQ, "NET_RX", left, 20)] if 21 <= row and left > 0 else []
+        expected = [(Cause.SOFTIRQ, "NET_RX", left, 20)] if row >= 21 and left > 0 else []
         assert queued == expected
 
 
