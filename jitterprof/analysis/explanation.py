@@ -12,6 +12,7 @@ from jitterprof.analysis.blame import BlameRow, BlameTable, blame_table
 from jitterprof.analysis.distribution import quantiles
 from jitterprof.analysis.health import HealthReport
 from jitterprof.analysis.spikes import Population, baseline_ledgers, excess_by_class, select
+from jitterprof.analysis.station import station_of
 from jitterprof.errors import SpecError
 from jitterprof.model.cause import CAUSE_IDS, Cause
 from jitterprof.model.ledger import Ledger
@@ -100,10 +101,11 @@ def explain(
     requests = run.requests
     population = select(requests, slo_ns)
     check_closure(requests, ledger, population.rows)
+    station = station_of(requests)
     classes = classify(ledger)
     totals = account(ledger, classes)
     baselines = baseline_ledgers(population, totals, classes, len(requests))
-    blame = blame_table(requests, ledger, classes, totals, population, baselines)
+    blame = blame_table(station, ledger, classes, totals, population, baselines, len(requests))
     latency = quantiles(population.response_ns)
     tail = np.flatnonzero(population.tail)
     chosen = tail[np.argsort(-population.response_ns[tail], kind="stable")][: max(0, top)]
