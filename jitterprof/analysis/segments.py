@@ -122,53 +122,64 @@ def _extent(*times: Ints) -> tuple[int, int]:
     return lowest, highest - lowest + 2
 
 
-class Finder:
-    """Looks up times in grouped, sorted columns: one key per (group, time)."""
+class Axis:
+    """Puts (group, time) on one axis, group after group, so that one search finds both."""
 
-    __slots__ = ("_groups", "_keys", "_lowest", "_span")
+    __slots__ = ("_groups", "_lowest", "_span")
+
+    def __init__(self, group: Ints, *times: Ints) -> None:
+        """`group`: sorted. `times`: all that the axis must hold; others go to the nearer end of their group."""
+        self._groups = group[np.flatnonzero(np.diff(group, prepend=group[:1] - 1))]
+        self._lowest, span = _extent(*times) if len(group) else (0, 2)
+        self._span = span + 1
+        if len(self._groups) and self._span > np.iinfo(np.int64).max // (len(self._groups) + 2):
+            raise OverflowError(f"{len(self._groups)} groups over {self._span} ns do not fit one key")
+
+    def keys(self, group: Ints, time: Ints) -> Ints:
+        """Where each (group, time) lies; in a group that the axis does not have all times are its beginning."""
+        base, known = self.bases(group)
+        return self.along(base, np.where(known, time, self._lowest - 1))
+
+    def bases(self, group: Ints) -> tuple[Ints, npt.NDArray[np.bool_]]:
+        """Where each group begins, and whether the axis has it."""
+        rank = np.searchsorted(self._groups, group)
+        if not len(self._groups):
+            return rank, np.zeros(len(group), bool)
+        return rank * self._span, self._groups[np.minimum(rank, len(self._groups) - 1)] == group
+
+    def along(self, base: Ints, time: Ints) -> Ints:
+        """Where each time lies in the group that begins at `base`."""
+        key: Ints = base + np.clip(time - (self._lowest - 1), 0, self._span - 1)
+        return key
+
+
+class Finder:
+    """Looks up times in grouped, sorted columns."""
+
+    __slots__ = ("_axis", "_keys")
 
     def __init__(self, group: Ints, time: Ints) -> None:
         """`group`, `time`: sorted by (group, time)."""
-        self._groups = np.unique(group)
-        self._lowest, self._span = _extent(time) if len(time) else (0, 2)
-        if len(self._groups) and self._span > np.iinfo(np.int64).max // (len(self._groups) + 2):
-            raise OverflowError(f"{len(self._groups)} groups over {self._span} ns do not fit one key")
-        self._keys = self._key(group, time)
-
-    def _key(self, group: Ints, time: Ints) -> Ints:
-        rank = np.searchsorted(self._groups, group)
-        # Times outside the table sort before or after all times of their group.
-        offset = np.clip(time - self._lowest, -1, self._span - 2) + 1
-        key: Ints = rank * (self._span + 1) + offset
-        return key
-
-    def _absent(self, group: Ints) -> npt.NDArray[np.bool_]:
-        rank = np.minimum(np.searchsorted(self._groups, group), max(len(self._groups) - 1, 0))
-        if not len(self._groups):
-            return np.ones(len(group), bool)
-        absent: npt.NDArray[np.bool_] = self._groups[rank] != group
-        return absent
+        self._axis = Axis(group, time)
+        self._keys = self._axis.keys(group, time)
 
     def after(self, group: Ints, time: Ints) -> Ints:
         """Index of the first entry with entry time > time; past the group's last entry where there is none."""
-        # An absent group has no entries: every search in it lands where the group would be.
-        time = np.where(self._absent(group), self._lowest - 1, time)
-        return np.searchsorted(self._keys, self._key(group, time), "right").astype(np.int64)
+        return np.searchsorted(self._keys, self._axis.keys(group, time), "right").astype(np.int64)
 
     def at_or_after(self, group: Ints, time: Ints) -> Ints:
         """Index of the first entry with entry time >= time; past the group's last entry where there is none."""
-        beyond = time - self._lowest > self._span - 2
-        time = np.where(self._absent(group), self._lowest - 1, time)
-        side = np.searchsorted(self._keys, self._key(group, time), "left")
-        past = np.searchsorted(self._keys, self._key(group, time), "right")
-        return np.where(beyond & ~self._absent(group), past, side).astype(np.int64)
+        return np.searchsorted(self._keys, self._axis.keys(group, time), "left").astype(np.int64)
 
 
 def overlapping(group: Ints, start: Ints, end: Ints, among: Intervals) -> tuple[Ints, Ints]:
     """For each query [start, end) the index of the first interval that reaches past its start, and how many overlap."""
-    first = Finder(among.group, among.end).after(group, start)
-    beyond = Finder(among.group, among.start).at_or_after(group, end)
-    return first, np.maximum(beyond - first, 0)
+    axis = Axis(among.group, among.start, among.end)
+    base, known = axis.bases(group)
+    of_interval, _ = axis.bases(among.group)
+    first = np.searchsorted(axis.along(of_interval, among.end), axis.along(base, start), "right")
+    beyond = np.searchsorted(axis.along(of_interval, among.start), axis.along(base, end), "left")
+    return first, np.where(known, np.maximum(beyond - first, 0), 0)
 
 
 def ragged(first: Ints, count: Ints) -> tuple[Ints, Ints]:

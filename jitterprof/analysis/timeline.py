@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from jitterprof.analysis.chain import follow_wakers
+from jitterprof.analysis.chain import Waits, follow_wakers
 from jitterprof.analysis.culprits import Coder, CulpritKind, plain
 from jitterprof.analysis.evidence import Evidence
 from jitterprof.analysis.losses import Anchors, Losses, find_losses
@@ -18,11 +18,12 @@ from jitterprof.model.cause import Cause
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """`tids`: the threads, sorted. `segments`: SEGMENT_DTYPE rows by (thread, start), contiguous over `span` for each.
-    `coder` decodes their culprits together with `evidence`."""
+    """`tids`: the threads, sorted. `own`: what each of them did itself, SEGMENT_DTYPE rows by (thread, start), contiguous
+    over `span` for each. `waits`: on whom they waited. `coder` decodes culprits together with `evidence`."""
 
     tids: Ints
-    segments: Rows
+    own: Rows
+    waits: Waits
     span: tuple[int, int]
     coder: Coder
     evidence: Evidence
@@ -34,9 +35,17 @@ class Timeline:
         at = np.minimum(np.searchsorted(self.tids, tid), len(self.tids) - 1)
         return np.where(self.tids[at] == tid, at, -1)
 
+    @property
+    def segments(self) -> Rows:
+        """`own`, with waits for other threads replaced by what held those up. Much of it is of no use: what a pool waits
+        for between two jobs is all that the thread did which gives it jobs. For single windows take `pieces`."""
+        return follow_wakers(self.own, self.own, self.tids, self.waits)[1]
+
     def pieces(self, tid: Ints, start: Ints, end: Ints) -> tuple[Ints, Rows]:
-        """What each thread did in each window: (index of the window, segments clipped to it), in order."""
-        return collect(self.thread(tid), start, end, self.segments)
+        """What each thread did in each window, as in `segments`: (index of the window, pieces clipped to it), in order."""
+        window, parts = collect(self.thread(tid), start, end, self.own)
+        of_part, pieces = follow_wakers(parts, self.own, self.tids, self.waits)
+        return window[of_part], pieces
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +67,7 @@ class Recording:
         segments = self.occupancy.blame(segments, start, end)
         for layer in self.layers:
             segments = layer.paint(segments, start, end)
-        segments = follow_wakers(segments, self.states.tids, self.states.waits)
-        return Timeline(self.states.tids, segments, (start, end), self.coder, self.evidence)
+        return Timeline(self.states.tids, segments, self.states.waits, (start, end), self.coder, self.evidence)
 
 
 def sort_out(requests: npt.NDArray[np.void], evidence: Evidence) -> Recording:
