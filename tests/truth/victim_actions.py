@@ -43,7 +43,7 @@ def cold_file() -> int:
 
 
 class Locks:
-    """The holders of waits.c, on the CPU that OTHER_CPU_ENV names, else on the lowest that the victim is not bound to."""
+    """The holders of waits.c, on the CPU that OTHER_CPU_ENV names, else on one that the victim is not bound to."""
 
     def __init__(self, control: Control) -> None:
         self._library = ctypes.CDLL(str(build("waits", "-shared", "-fPIC", "-pthread")))

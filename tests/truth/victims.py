@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
-_HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(_HERE), str(_HERE / "injectors")]
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent / "injectors"))
 
 from control import CONTROL_ENV, OTHER_CPU_ENV, Control
 
-_WORKLOADS = _HERE.parents[1] / "workloads"
+_WORKLOADS = Path(__file__).resolve().parents[2] / "workloads"
 _ELEMENTS = 1 << 17
 _ROUNDS = 8
 _REGISTER_GLOBAL_EXPEDITED = 4

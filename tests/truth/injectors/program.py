@@ -1,8 +1,8 @@
 """What the injector programs share: arguments, the pulse schedule, clean endings and the log.
 
 A log is JSON lines, one per pulse: `{"kind", "pulse", "t0_ns", "t1_ns", "count", "cpu_ns", "dose_ns", ...}`,
-CLOCK_MONOTONIC ns. `count` and `cpu_ns` are what the injector knows it did (interrupts sent, CPU time burnt); 0 where it
-knows nothing. `dose_ns` is what it was asked for.
+CLOCK_MONOTONIC ns. `count` and `cpu_ns` are what the injector knows it did (interrupts sent, CPU time burnt); 0 where
+it knows nothing. `dose_ns` is what it was asked for.
 """
 
 import argparse

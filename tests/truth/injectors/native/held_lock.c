@@ -27,7 +27,8 @@ int main(int argc, char **argv)
 	pin(plan.other);
 	if (sched_setscheduler(0, SCHED_FIFO, &priority))
 		die("SCHED_FIFO refused (root? a v1 cpu cgroup needs cpu.rt_runtime_us)");
-	while (next_pulse(&plan)) {
+	/* What it takes from the victim begins before its loop does: waking up, and going to sleep again. */
+	for (int64_t cpu = thread_cpu_ns(); next_pulse(&plan);) {
 		int64_t number = logged + 1;
 		struct timespec patience = {5, 0};
 		uint32_t *held = (uint32_t *)&words[HELD];
@@ -40,10 +41,10 @@ int main(int argc, char **argv)
 			if (syscall(SYS_futex, held, FUTEX_WAIT, seen, &patience, NULL, 0) && errno == ETIMEDOUT)
 				die("the victim's lock was not taken");
 		struct pulse pulse = {.t0 = now_ns()};
-		int64_t cpu = thread_cpu_ns();
 		while ((pulse.t1 = now_ns()) < pulse.t0 + plan.pulse_ns)
 			;
-		pulse.cpu_ns = thread_cpu_ns() - cpu;
+		pulse.cpu_ns = -cpu;
+		pulse.cpu_ns += cpu = thread_cpu_ns();
 		log_pulse(pulse);
 	}
 	return finish();
