@@ -86,7 +86,7 @@ def _matrix(check: SelfCheck) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     table.add_column("injected", no_wrap=True, header_style="dim")
     for column in check.columns:
-        table.add_column(_letter(column), justify="right", no_wrap=True, min_width=2)
+        table.add_column(_letter(column), justify="right", no_wrap=True)
     for fault, counts in zip(check.faults, check.matrix, strict=True):
         cells = []
         for column, count in zip(check.columns, counts, strict=True):
