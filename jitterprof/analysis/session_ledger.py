@@ -2,7 +2,8 @@
 
 from jitterprof.analysis.calibration import host_costs
 from jitterprof.analysis.degraded import ledger_from_clocks, ledger_from_procfs
-from jitterprof.analysis.evidence import evidence_of
+from jitterprof.analysis.evidence import Evidence
+from jitterprof.analysis.flight import keeps_tail, mixed_ledger, run_evidence
 from jitterprof.analysis.hidden_cost import bill_hidden_cost
 from jitterprof.analysis.ledger import build_ledger
 from jitterprof.analysis.queueing import inherit_queue
@@ -13,11 +14,15 @@ from jitterprof.store import Run
 def session_ledger(run: Run) -> Ledger:
     """One ledger row per measured request of `run`: from events, else from state clocks, else from procfs counters;
     with none of them every request is `unknown`."""
-    evidence = evidence_of(run.manifest, run.events, run.gc)
+    evidence = run_evidence(run)
     if run.manifest.probe_mode == "clocks" and len(run.clocks):
         return inherit_queue(run.requests, ledger_from_clocks(run.requests, run.clocks, evidence))
     if run.manifest.probe_mode == "procfs" and len(run.procfs):
         return inherit_queue(run.requests, ledger_from_procfs(run.requests, run.procfs, evidence))
-    ledger = build_ledger(run.requests, evidence)
-    ledger = bill_hidden_cost(run.requests, run.events, ledger, host_costs(run.canary, run.events))[0]
+    ledger = mixed_ledger(run, _from_events) if keeps_tail(run) else _from_events(run, evidence)
     return inherit_queue(run.requests, ledger)
+
+
+def _from_events(run: Run, evidence: Evidence) -> Ledger:
+    ledger = build_ledger(run.requests, evidence)
+    return bill_hidden_cost(run.requests, run.events, ledger, host_costs(run.canary, run.events))[0]
