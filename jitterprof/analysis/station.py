@@ -76,14 +76,23 @@ def station_of(requests: npt.NDArray[np.void]) -> Station:
     return Station(rows, arrival, ready - arrival, end - ready, period, max(1, servers))
 
 
+def utilisation(station: Station, start_ns: int, end_ns: int) -> float:
+    """The part of [start_ns, end_ns) that the servers, all together, were held."""
+    begin = station.arrival + station.wait
+    held = np.minimum(begin + station.hold, end_ns) - np.maximum(begin, start_ns)
+    whole = station.servers * (end_ns - start_ns)
+    return float(np.maximum(0, held).sum() / whole) if whole > 0 else 0.0
+
+
 def own_losses(
     requests: npt.NDArray[np.void],
     ledger: Ledger,
     classes: Classes,
     station: Station,
     wanted: npt.NDArray[np.bool_] | None = None,
+    of: npt.NDArray[np.bool_] | None = None,
 ) -> Losses:
-    """What the requests at the `wanted` positions (default: all) lost while they held a server.
+    """What the requests at the `wanted` positions lost to the classes `of` while they held a server (default: all).
 
     All time of a class but `run`, and of the causes in USUAL what goes beyond the shape's median of that cause. What a
     request waited in the queue or inherited there is not its own.
@@ -106,6 +115,8 @@ def own_losses(
                 total[those] += sums
         at = position[row]
         kept = np.flatnonzero(own & (at >= 0) & (cause != Cause.RUN))
+        if of is not None:
+            kept = kept[of[classes.of_piece[low + kept]]]
         # One chunk after the other: a sort of all at once would hold all of them several times.
         found = Losses(at[kept], classes.of_piece[low + kept].astype(np.int64), ns[kept], low + kept)
         parts.append(merged([found], len(classes) + 1))
