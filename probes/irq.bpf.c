@@ -5,36 +5,58 @@
  */
 #include "jitterprof.h"
 
+#define VECTOR_RESCHEDULE 2
+#define VECTOR_CALL 3
+#define VECTOR_CALL_SINGLE 4
+
 static __always_inline void enter(struct jp_cpu *cpu, u32 context)
 {
 	cpu->start[context] = bpf_ktime_get_ns();
 	cpu->child[context] = 0;
 }
 
-/* Net time goes to the victim's clock; the gross time is what the interrupted context must not count again. */
-static __always_inline void leave(struct jp_cpu *cpu, u32 context, u32 class, u8 kind, u8 flags, u32 other, u64 b)
+/*
+ * Net time goes to the victim's clock; the gross time is what the interrupted context must not count again. `sent`: the
+ * sender of the IPI and the function that it sent belong in the record: read only here, where they are wanted, since
+ * another CPU has just written them. Returns the time, or 0 where no victim runs or waits.
+ */
+static __always_inline u64 leave(struct jp_cpu *cpu, u32 context, u32 class, u8 kind, u8 flags, u32 other, u64 b,
+				 bool sent)
 {
 	u64 start = cpu->start[context], now, gross, net;
+	bool concerns = cpu->victim || cpu->watch;
 	struct jp_clock *clock;
 	u32 below;
 
 	if (!start)
-		return;
+		return 0;
 	cpu->start[context] = 0;
+	below = context_of(cpu);
+	if (!concerns && below == IN_TASK)
+		return 0;
 	now = bpf_ktime_get_ns();
 	gross = now - start;
 	net = gross - cpu->child[context];
-	below = context_of(cpu);
 	if (below < context)
 		cpu->child[below] += gross;
-	if (!cpu->victim && !cpu->watch)
-		return;
+	if (!concerns)
+		return 0;
 	if (cpu->victim) {
 		clock = clock_of(cpu->victim);
 		if (clock)
 			clock_add(clock, class, net);
 	}
+	if (sent) {
+		other = cpu->ipi_from;
+		if (flags == VECTOR_CALL || flags == VECTOR_CALL_SINGLE)
+			b = cpu->ipi_function;
+#if CPUS > 64
+		/* Not every sender is seen there (irq_origin), so none must be taken for the next one. */
+		cpu->ipi_from = 0;
+#endif
+	}
 	emit(cpu, now, kind, flags, bpf_get_current_pid_tgid(), other, start, b);
+	return now;
 }
 
 int on_irq_handler_entry(struct bpf_raw_tracepoint_args *ctx)
@@ -56,7 +78,7 @@ int on_irq_handler_exit(struct bpf_raw_tracepoint_args *ctx)
 		return 0;
 	/* A shared line calls every handler: those that return IRQ_NONE took time all the same. */
 	cpu->count[0]++;
-	leave(cpu, IN_HARDIRQ, C_HARDIRQ, HARDIRQ, 0, ctx->args[0], 0);
+	leave(cpu, IN_HARDIRQ, C_HARDIRQ, HARDIRQ, 0, ctx->args[0], 0, false);
 	return 0;
 }
 
@@ -78,7 +100,7 @@ int on_softirq_exit(struct bpf_raw_tracepoint_args *ctx)
 	if (!cpu)
 		return 0;
 	cpu->count[1]++;
-	leave(cpu, IN_SOFTIRQ, C_SOFTIRQ, SOFTIRQ, 0, ctx->args[0], 0);
+	leave(cpu, IN_SOFTIRQ, C_SOFTIRQ, SOFTIRQ, 0, ctx->args[0], 0, false);
 	return 0;
 }
 
@@ -89,7 +111,6 @@ static __always_inline int enter_vector(u32 vector)
 	if (!cpu)
 		return 0;
 	cpu->vector = vector;
-	cpu->function = 0;
 	enter(cpu, IN_VECTOR);
 	return 0;
 }
@@ -100,21 +121,24 @@ int on_local_timer_entry(struct bpf_raw_tracepoint_args *ctx)
 
 	if (!cpu)
 		return 0;
+	cpu->function = 0;
+	enter_vector(1);
 	if (!cpu->victim)
-		find_victim(cpu, bpf_ktime_get_ns());
-	return enter_vector(1);
+		find_victim(cpu, cpu->start[IN_VECTOR]);
+	return 0;
 }
 
 int on_local_timer_exit(struct bpf_raw_tracepoint_args *ctx)
 {
 	struct jp_cpu *cpu = this_cpu();
+	u64 now;
 
 	if (!cpu)
 		return 0;
 	cpu->count[2]++;
-	leave(cpu, IN_VECTOR, C_TIMER, VECTOR, 1, 0, cpu->function);
-	if (cpu->victim || cpu->watch)
-		look_at_steal(cpu, (void *)bpf_get_current_task(), bpf_ktime_get_ns(), true);
+	now = leave(cpu, IN_VECTOR, C_TIMER, VECTOR, 1, 0, cpu->function, false);
+	if (now)
+		at_tick(cpu, now);
 	return 0;
 }
 
@@ -125,8 +149,7 @@ static __always_inline int leave_ipi(u32 vector)
 	if (!cpu)
 		return 0;
 	cpu->count[3]++;
-	leave(cpu, IN_VECTOR, C_IPI, VECTOR, vector, cpu->ipi_from, cpu->function);
-	cpu->ipi_from = 0;
+	leave(cpu, IN_VECTOR, C_IPI, VECTOR, vector, 0, 0, vector >= VECTOR_RESCHEDULE && vector <= VECTOR_CALL_SINGLE);
 	return 0;
 }
 
@@ -176,6 +199,6 @@ int on_nmi_handler(struct bpf_raw_tracepoint_args *ctx)
 	cpu->count[4]++;
 	cpu->start[IN_NMI] = bpf_ktime_get_ns() - ctx->args[1];
 	cpu->child[IN_NMI] = 0;
-	leave(cpu, IN_NMI, C_NMI, NMI, 0, 0, 0);
+	leave(cpu, IN_NMI, C_NMI, NMI, 0, 0, 0, false);
 	return 0;
 }

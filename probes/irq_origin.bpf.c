@@ -8,7 +8,18 @@ int on_hrtimer_expire_entry(struct bpf_raw_tracepoint_args *ctx)
 	struct jp_cpu *cpu = this_cpu();
 	u64 function;
 
-	if (!cpu || !cpu->start[IN_VECTOR])
+	if (!cpu)
+		return 0;
+#ifdef __TARGET_ARCH_arm64
+	/* The local timer is a device interrupt there, and has no tracepoint of its own. */
+	if (read_u64((void *)ctx->args[0] + OFF_HRTIMER_FUNCTION) == TICK_FUNCTION) {
+		if (!cpu->victim)
+			find_victim(cpu, bpf_ktime_get_ns());
+		if (cpu->victim || cpu->watch)
+			at_tick(cpu, bpf_ktime_get_ns());
+	}
+#endif
+	if (!cpu->start[IN_VECTOR])
 		return 0;
 	function = read_u64((void *)ctx->args[0] + OFF_HRTIMER_FUNCTION);
 	/* The tick shares the interrupt with whatever else is due: name the other. */
@@ -18,12 +29,13 @@ int on_hrtimer_expire_entry(struct bpf_raw_tracepoint_args *ctx)
 	return 0;
 }
 
-int on_csd_function_entry(struct bpf_raw_tracepoint_args *ctx)
+/* On the sender's side: it would tax every interrupt, and every call that a CPU makes to itself, on the other. */
+int on_csd_queue_cpu(struct bpf_raw_tracepoint_args *ctx)
 {
-	struct jp_cpu *cpu = this_cpu();
+	struct jp_cpu *there = cpu_state(ctx->args[0]);
 
-	if (cpu && cpu->start[IN_VECTOR])
-		cpu->function = ctx->args[0];
+	if (there)
+		there->ipi_function = ctx->args[2];
 	return 0;
 }
 

@@ -1,18 +1,36 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
-/* Threads come, go, are renamed and are signalled. */
+/* Threads and processes of the target come, go, are renamed and are signalled. */
 #include "jitterprof.h"
+
+/*
+ * A process belongs to the target when its parent does. Settled before it first runs; and a mark stays until the number
+ * is given to somebody else, so that the last switch of the last thread still counts.
+ */
+static __always_inline void inherit(u32 tgid, u32 parent)
+{
+	u8 *mark = mark_of(tgid), *from = mark_of(parent);
+
+	if (!mark || !from)
+		return;
+	if (*from & MARK_FOLLOWED)
+		*mark = MARK_FOLLOWED | MARK_EVER;
+	else if (*mark)
+		*mark &= MARK_EVER;
+}
 
 int on_sched_process_fork(struct bpf_raw_tracepoint_args *ctx)
 {
 	void *parent = (void *)ctx->args[0], *child = (void *)ctx->args[1];
 	struct jp_cpu *cpu = this_cpu();
-	u64 ids = task_ids(child);
-	u32 tid = ids;
+	u64 ids = task_ids(child), parent_ids = task_ids(parent);
+	u32 tid = ids, tgid = ids >> 32;
 
 	/* A reused tid is a new task: name it again. */
 	named.delete(&tid);
+	if (tid == tgid)
+		inherit(tgid, parent_ids >> 32);
 	if (cpu && is_target(ids)) {
-		emit(cpu, bpf_ktime_get_ns(), FORK, 0, tid, task_ids(parent), 0, 0);
+		emit(cpu, bpf_ktime_get_ns(), FORK, 0, tid, parent_ids, tgid, 0);
 		name_task(cpu, child, ids);
 	}
 	return 0;

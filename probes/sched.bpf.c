@@ -87,6 +87,7 @@ static __always_inline void victim_out(struct jp_cpu *cpu, const void *prev, u64
 	thread = thread_of(slot);
 	if (!clock || !thread)
 		return;
+	read_counters(cpu, now, ids);
 	if (preempt)
 		flags |= OUT_PREEMPT;
 	if (thread->fault_start)
@@ -141,6 +142,8 @@ static __always_inline void victim_in(struct jp_cpu *cpu, const void *next, u64 
 	clock_enter(clock, S_RUNNING, now);
 	emit(cpu, now, SWITCH_IN, 0, next_ids, ids, 0, 0);
 	name_task(cpu, next, next_ids);
+	tell_frequency(cpu, now);
+	start_counters(now);
 }
 
 int on_sched_switch(struct bpf_raw_tracepoint_args *ctx)

@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "jitterprof"
 
-ACQUISITION = frozenset({"load", "backends", "attach", "trace", "system"})
+ACQUISITION = frozenset({"load", "backends", "attach", "trace", "system", "inject"})
 INTERPRETATION = frozenset({"analysis", "advice", "export"})
 LINES_MAX = 600
 

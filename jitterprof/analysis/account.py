@@ -16,14 +16,14 @@ _TASK = re.compile(r"(.*)/\d+")
 class Classes:
     """The classes of a ledger. Tasks of one name are one group: "cc1/4711" and "cc1/4712" both belong to "cc1".
 
-    `cause`: uint8[K]; `group`: index into `groups`, int32[K]; `of_piece`: class of each piece, int64[pieces].
+    `cause`: uint8[K]; `group`: index into `groups`, int32[K]; `of_piece`: class of each piece, int32[pieces].
     Class 0 is (run, nobody).
     """
 
     cause: npt.NDArray[np.uint8]
     group: npt.NDArray[np.int32]
     groups: tuple[str, ...]
-    of_piece: npt.NDArray[np.int64]
+    of_piece: npt.NDArray[np.int32]
 
     def __len__(self) -> int:
         return len(self.cause)
@@ -48,13 +48,19 @@ def classify(ledger: Ledger) -> Classes:
     """Give each piece of `ledger` its class."""
     groups: dict[str, int] = {"": 0}
     group_of = np.array([groups.setdefault(group_name(name), len(groups)) for name in ledger.culprits], np.int64)
-    pieces = ledger.pieces
-    code = pieces["cause"].astype(np.int64) * len(groups) + (group_of[pieces["culprit"]] if len(pieces) else 0)
-    run = np.array([Cause.RUN * len(groups)], np.int64)
-    found, of_piece = np.unique(np.concatenate([run, code]), return_inverse=True)
-    # Cause.RUN is 0 and nobody is group 0: their class sorts first.
+    size = len(Cause) * len(groups)
+    code = ledger.pieces["cause"].astype(np.int32) * len(groups)
+    if len(code):
+        code += group_of.astype(np.int32)[ledger.pieces["culprit"]]
+    # A table over all possible codes: sorting millions of pieces costs seconds.
+    number = np.zeros(size, np.int32)
+    number[code] = 1
+    # Cause.RUN is 0 and nobody is group 0: their class is the first, and always there.
+    number[0] = 1
+    found = np.flatnonzero(number)
+    number[found] = np.arange(len(found))
     return Classes(
-        (found // len(groups)).astype(np.uint8), (found % len(groups)).astype(np.int32), tuple(groups), of_piece[1:]
+        (found // len(groups)).astype(np.uint8), (found % len(groups)).astype(np.int32), tuple(groups), number[code]
     )
 
 
@@ -65,7 +71,8 @@ def account(ledger: Ledger, classes: Classes) -> Account:
     code = code[order]
     first = np.flatnonzero(np.diff(code, prepend=-1))
     ns = np.add.reduceat(ledger.pieces["ns"][order], first) if len(first) else np.empty(0, np.int64)
-    return Account(code[first] // len(classes), code[first] % len(classes), ns)
+    row, key = np.divmod(code[first].astype(np.int64), len(classes))
+    return Account(row, key, ns)
 
 
 def check_closure(requests: npt.NDArray[np.void], ledger: Ledger, rows: npt.NDArray[np.intp]) -> None:

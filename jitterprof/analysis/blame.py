@@ -6,16 +6,18 @@ import numpy as np
 import numpy.typing as npt
 
 from jitterprof.analysis.account import Account, Classes
-from jitterprof.analysis.chance import chance_shares
+from jitterprof.analysis.chance import Chance, chance
 from jitterprof.analysis.distribution import round_to_total
 from jitterprof.analysis.spikes import Population
+from jitterprof.analysis.station import Station
 from jitterprof.model.cause import Cause
 from jitterprof.model.ledger import Ledger
 
 #: What is shown as it is, and never named as somebody's doing.
-NOT_NAMED = (Cause.RUN, Cause.UNKNOWN)
+NOT_NAMED = (Cause.RUN, Cause.QUEUE, Cause.UNKNOWN)
 #: A cause is named when it has at least this share of the tail's excess, more than chance gives it, and at least this
-#: part of the baseline in each spike it hits.
+#: part of the baseline in each spike it hits. Chance does not acquit what the spikes inherited at least this share from
+#: and which took at least this part of the services they queued behind: a queue has to be that of somebody's time.
 NAMED_SHARE = 0.10
 NAMED_PART = 0.05
 #: A class hits a spike when it is at least this part of the spike's excess.
@@ -54,53 +56,58 @@ class BlameTable:
 
 @dataclass(frozen=True, slots=True)
 class _Sums:
-    """Per column: excess over all spikes, spikes hit, and the baseline of the spikes hit, summed."""
+    """Per column: excess over all spikes, spikes hit, time inherited by all spikes, and the excess and baseline of the
+    spikes hit, summed."""
 
     excess: npt.NDArray[np.int64]
     hits: npt.NDArray[np.int64]
+    inherited: npt.NDArray[np.int64]
     hit_excess: npt.NDArray[np.int64]
     hit_baseline: npt.NDArray[np.int64]
 
 
 def blame_table(
-    requests: npt.NDArray[np.void],
+    station: Station,
     ledger: Ledger,
     classes: Classes,
     totals: Account,
     population: Population,
     baselines: npt.NDArray[np.int64],
+    size: int,
 ) -> BlameTable:
-    """Compare spikes with their baselines, per cause and culprit. Empty where there is no spike."""
+    """Compare spikes with their baselines, per cause and culprit. Empty where there is no spike.
+
+    `size`: rows of the request table.
+    """
     count = int(population.tail.sum())
-    by_class = _sum_excess(totals, population, baselines, np.arange(len(classes)), len(requests))
+    inherited = _inherited(ledger, classes, population, size)
+    by_class = _sum_excess(totals, population, baselines, np.arange(len(classes)), inherited, size)
     total = int(by_class.excess.sum())
     if not count or total <= 0:
         return BlameTable((), 0, 0, 0.0)
-    causes = len(Cause)
-    by_cause = _sum_excess(totals, population, baselines, classes.cause.astype(np.int64), len(requests))
+    by_cause = _sum_excess(totals, population, baselines, classes.cause.astype(np.int64), inherited, size)
     # One pass over the shifts for both levels: a column per cause and one per class that is large enough to be listed.
     listed = np.flatnonzero(np.abs(by_class.excess) >= LISTED_SHARE * total)
-    cause_null = chance_shares(requests, ledger, classes, population, classes.cause.astype(np.int64))
+    cause_null = chance(ledger, classes, population, station, classes.cause.astype(np.int64))
     class_columns = np.full(len(classes), -1, np.int64)
     class_columns[listed] = np.arange(len(listed))
-    class_null = chance_shares(requests, ledger, classes, population, class_columns) if len(listed) else None
-    if cause_null is not None:
-        cause_null = np.concatenate([cause_null, np.zeros(causes - len(cause_null))])
+    class_null = chance(ledger, classes, population, station, class_columns) if len(listed) else None
 
-    shares = np.concatenate([by_cause.excess, np.zeros(causes - len(by_cause.excess), np.int64)]) / total
     named = [
         Cause(number)
         for number in range(len(by_cause.excess))
-        if Cause(number) not in NOT_NAMED and _stands_out(by_cause, number, shares[number], cause_null)
+        if Cause(number) not in NOT_NAMED and _stands_out(by_cause, number, total, cause_null)
     ]
-    names = _labels(ledger, classes, population, len(requests))
+    names = _labels(ledger, classes, population, size)
     entries: list[tuple[str, str, int, int, float | None]] = []
     for cause in (*NOT_NAMED, *named):
         of_cause = np.flatnonzero(classes.cause == cause)
         small = [number for number in of_cause.tolist() if class_columns[number] < 0]
         for number in of_cause.tolist():
             if class_columns[number] >= 0:
-                null = None if class_null is None else float(class_null[class_columns[number]])
+                null = None
+                if class_null is not None and cause != Cause.QUEUE:
+                    null = float(class_null.share[class_columns[number]])
                 entries.append(
                     (cause.id, names[number], int(by_class.excess[number]), int(by_class.hits[number]), null)
                 )
@@ -118,10 +125,23 @@ def blame_table(
     return BlameTable(tuple(rows), sum(means), means[-1], minor / total)
 
 
-def _stands_out(sums: _Sums, number: int, share: float, null: npt.NDArray[np.float64] | None) -> bool:
-    above_chance = null is None or share > null[number]
+def _stands_out(sums: _Sums, number: int, total: int, null: Chance | None) -> bool:
+    share = sums.excess[number] / total
+    above_chance = null is None or share > null.share[number]
+    if null is not None and sums.inherited[number] >= NAMED_SHARE * total:
+        above_chance |= null.capacity[number] >= NAMED_SHARE
     per_hit = sums.hit_excess[number] >= NAMED_PART * sums.hit_baseline[number]
     return bool(share >= NAMED_SHARE and above_chance and sums.hits[number] and per_hit)
+
+
+def _inherited(ledger: Ledger, classes: Classes, population: Population, size: int) -> npt.NDArray[np.int64]:
+    """int64[K]: what the spikes inherited from earlier requests, by class."""
+    in_tail = np.zeros(size, bool)
+    in_tail[population.tail_rows] = True
+    mine = np.flatnonzero((ledger.pieces["origin"] >= 0) & in_tail[ledger.pieces["row"]])
+    total = np.zeros(len(classes), np.int64)
+    np.add.at(total, classes.of_piece[mine], ledger.pieces["ns"][mine])
+    return total
 
 
 def _sum_excess(
@@ -129,9 +149,10 @@ def _sum_excess(
     population: Population,
     baselines: npt.NDArray[np.int64],
     column: npt.NDArray[np.int64],
+    inherited: npt.NDArray[np.int64],
     size: int,
 ) -> _Sums:
-    """Sums per column, where `column` maps classes to columns."""
+    """Sums per column, where `column` maps classes to columns. `inherited`: by class."""
     columns = int(column.max()) + 1
     usual = np.zeros((len(baselines), columns), np.int64)
     np.add.at(usual.T, column, baselines.T)
@@ -156,7 +177,9 @@ def _sum_excess(
     hit_excess, hit_baseline = np.zeros(columns, np.int64), np.zeros(columns, np.int64)
     np.add.at(hit_excess, where[hit], over[hit])
     np.add.at(hit_baseline, where[hit], baseline_ns[spike[hit]])
-    return _Sums(excess, np.bincount(where[hit], minlength=columns), hit_excess, hit_baseline)
+    came = np.zeros(columns, np.int64)
+    np.add.at(came, column, inherited)
+    return _Sums(excess, np.bincount(where[hit], minlength=columns), came, hit_excess, hit_baseline)
 
 
 def _labels(ledger: Ledger, classes: Classes, population: Population, size: int) -> list[str]:

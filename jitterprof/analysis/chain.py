@@ -82,22 +82,24 @@ def join_false_wakes(segments: Rows, waits: Waits) -> None:
         segments[column][target] = segments[column][source]
 
 
-def follow_wakers(segments: Rows, tids: Ints, waits: Waits) -> Rows:
+def follow_wakers(parts: Rows, segments: Rows, tids: Ints, waits: Waits) -> tuple[Ints, Rows]:
     """Replace what a thread waited for another victim by what that one did, and by what it waited for in turn.
 
-    `segments`: by (thread, start); `tids`: the threads. Where the thread that was waited for ran or slept by its own
-    wish, the wait stays a wait for it; where its state was lost, so is the wait's.
+    `parts`: (parts of) segments of which this is wanted; `segments`: of all threads, by (thread, start), over the time
+    of all parts; `tids`: the threads. Where the thread that was waited for ran or slept by its own wish, the wait stays
+    a wait for it; where its state was lost, so is the wait's. Returns (index of the part, pieces of it) in order.
     """
-    next_thread = _next_thread(segments, tids, waits)
+    next_thread = _next_thread(parts, tids, waits)
     chosen = np.flatnonzero(next_thread >= 0)
     if not len(chosen):
-        return segments
-    pieces, holder = segments[chosen], next_thread[chosen]
+        return np.arange(len(parts)), parts
+    pieces, holder, origin = parts[chosen], next_thread[chosen], chosen
     lock = _lock_note(pieces, waits)
     done: list[Rows] = []
+    origins: list[Ints] = []
     for _ in range(MAX_STEPS):
         owner, theirs = collect(holder, pieces["start"], pieces["end"], segments)
-        pieces, lock = pieces[owner], lock[owner]
+        pieces, lock, origin = pieces[owner], lock[owner], origin[owner]
         pieces["start"], pieces["end"] = theirs["start"], theirs["end"]
         further = _next_thread(theirs, tids, waits)
         # A thread that was woken for nothing may itself have let go on the one that it came back to wait for.
@@ -113,13 +115,15 @@ def follow_wakers(segments: Rows, tids: Ints, waits: Waits) -> Rows:
         pieces["note"] = np.where(better, note, np.where(lost, 0, pieces["note"]))
         on = (further >= 0) & ~circle
         done.append(pieces[~on])
-        pieces, holder, lock = pieces[on], further[on], _lock_note(theirs[on], waits)
+        origins.append(origin[~on])
+        pieces, origin, holder, lock = pieces[on], origin[on], further[on], _lock_note(theirs[on], waits)
         if not len(pieces):
             break
-    keep = np.ones(len(segments), bool)
-    keep[chosen] = False
-    merged = np.concatenate([segments[keep], *done, pieces])
-    return merged[np.lexsort((merged["start"], merged["thread"]))]
+    kept = np.flatnonzero(next_thread < 0)
+    of_part = np.concatenate([kept, *origins, origin])
+    merged = np.concatenate([parts[kept], *done, pieces])
+    order = np.lexsort((merged["start"], of_part))
+    return of_part[order], merged[order]
 
 
 def _next_thread(segments: Rows, tids: Ints, waits: Waits) -> Ints:

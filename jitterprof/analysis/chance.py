@@ -1,10 +1,13 @@
 """How much blame chance alone gives a class of time: circular shifts of the requests against the cause timeline.
 
-The timeline is the time of the requests themselves, laid end to end per serving thread, with the ledger's pieces on
-it; a shift by s moves every request by s along that axis and leaves the pieces where they are. Idle time between the
-requests is not part of it: a cause cannot hit a request there.
+The timeline is the service of the requests, laid end to end, with the ledger's own pieces on it; a shift by s moves
+every request by s along that axis and leaves the pieces where they are. Idle time between the requests is not part of
+it: a cause cannot hit a request there. Nor is time in the queue: what a request inherited there happened once, to the
+request that is its origin. Instead a request that waited has a second window, the services before it in its busy
+period, and inherits what falls in there, but never more than it waited.
 """
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -12,7 +15,11 @@ import numpy.typing as npt
 
 from jitterprof.analysis.account import Classes
 from jitterprof.analysis.spikes import Population
+from jitterprof.analysis.station import Station
+from jitterprof.model.cause import Cause
 from jitterprof.model.ledger import Ledger
+
+Ints = npt.NDArray[np.int64]
 
 SHIFTS = 200
 #: A share is above chance when at most this part of the shifts reaches it.
@@ -56,40 +63,51 @@ class PieceTimeline:
         return spent
 
 
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """Requests on the axis: `start`, `hold` of their service, `before`: services before it in its busy period, `wait`:
+    in the queue. All int64[n] ns; the axis is circular, so a busy period may reach back across its beginning."""
+
+    start: Ints
+    hold: Ints
+    before: Ints
+    wait: Ints
+
+    def at(self, which: npt.NDArray[np.intp]) -> "Windows":
+        """Those of `which`."""
+        return Windows(self.start[which], self.hold[which], self.before[which], self.wait[which])
+
+
+@dataclass(frozen=True, slots=True)
+class Chance:
+    """Per column: `share`, of the tail's excess, that chance reaches in 1 of 100 shifts; `capacity`, part of the
+    services that the spikes queued behind."""
+
+    share: npt.NDArray[np.float64]
+    capacity: npt.NDArray[np.float64]
+
+
 def null_blame(
-    timeline: Timeline,
-    starts: npt.NDArray[np.int64],
-    lengths: npt.NDArray[np.int64],
-    baseline_ns: float,
-    shifts: npt.NDArray[np.int64],
+    timeline: Timeline, spikes: Windows, usual: npt.NDArray[np.float64], shifts: Ints
 ) -> npt.NDArray[np.float64]:
     """float64[shifts, columns]: mean excess per spike that each shift gives each column.
 
-    `starts`, `lengths`: the spikes on the axis, in order. `shifts`: int64[shifts, spikes]. The body is not shifted:
-    over all of it, a column gets its density times `baseline_ns`, the mean baseline of the spikes.
+    `spikes`: in order. `shifts`: int64[shifts, spikes]. `usual`: what the body has, float64[columns].
     """
-    total = timeline.length_ns
-    whole = timeline.between(np.array([0]), np.array([total]))[0]
-    usual = whole * (baseline_ns / total)
-    blame = np.empty((len(shifts), len(whole)))
+    blame = np.empty((len(shifts), len(usual)))
     for number, shift in enumerate(shifts):
-        begin = (starts + shift) % total
-        end = begin + lengths
-        spent = timeline.between(begin, np.minimum(end, total))
-        spent += timeline.between(np.zeros_like(begin), np.maximum(end - total, 0))
+        spent = _around(timeline, spikes.start + shift, spikes.hold)
+        if spikes.wait.any():
+            inherited = _around(timeline, spikes.start + shift - spikes.before, spikes.before)
+            spent += np.minimum(inherited, spikes.wait[:, None])
         blame[number] = spent.mean(axis=0) - usual
     return blame
 
 
-def chance_shares(
-    requests: npt.NDArray[np.void],
-    ledger: Ledger,
-    classes: Classes,
-    population: Population,
-    columns: npt.NDArray[np.int64],
-    seed: int = 0,
-) -> npt.NDArray[np.float64] | None:
-    """float64[columns]: the share of the tail's excess that chance reaches in 1 of 100 shifts.
+def chance(
+    ledger: Ledger, classes: Classes, population: Population, station: Station, columns: Ints, seed: int = 0
+) -> Chance | None:
+    """How much of the blame chance explains.
 
     `columns`: the column of each class, -1 for none. None where there are no spikes or no excess to share.
     """
@@ -97,29 +115,81 @@ def chance_shares(
     gap = population.response_ns[tail].sum() - population.baseline_ns[population.baseline[tail]].sum()
     if not tail.any() or gap <= 0:
         return None
-    mine = requests[population.rows]
-    order = np.lexsort((mine["intended_ns"], mine["tid"]))
-    rank = np.full(len(requests), -1, np.int64)
+    index = np.full(int(max(station.rows.max(), population.rows.max())) + 1, -1, np.int64)
+    index[population.rows] = np.arange(len(population.rows))
+    of_station = index[station.rows]
+    kept = np.flatnonzero(of_station >= 0)
+    order = of_station[kept]
+    windows, rank = _windows(station, kept), np.full(len(index), -1, np.int64)
     rank[population.rows[order]] = np.arange(len(order))
-    place = rank[ledger.pieces["row"]]
-    kept = np.flatnonzero(place >= 0)
-    kept = kept[np.argsort(place[kept], kind="stable")]
-    timeline = PieceTimeline(
-        np.ascontiguousarray(ledger.pieces["ns"][kept]), columns[classes.of_piece[kept]], int(columns.max()) + 1
-    )
-    response = population.response_ns[order]
-    at = np.cumsum(response) - response
+    timeline = _timeline(ledger, classes, rank, columns)
     spikes = np.flatnonzero(tail[order])
     spikes = spikes[np.linspace(0, len(spikes) - 1, min(len(spikes), WINDOWS)).astype(np.intp)]
-    baseline = population.baseline_ns[population.baseline[order[spikes]]]
+    baseline = population.baseline[order[spikes]]
+    thinned_gap = float((population.response_ns[order[spikes]] - population.baseline_ns[baseline]).mean())
+    if thinned_gap <= 0 or not timeline.length_ns:
+        return None
+    density = timeline.between(np.array([0]), np.array([timeline.length_ns]))[0] / timeline.length_ns
+    usual = _usual(windows, population, order, density)[baseline].mean(axis=0)
     drawn = np.random.default_rng(seed).integers(0, timeline.length_ns, (SHIFTS, STRETCHES))
     shifts = drawn[:, np.arange(len(spikes)) * STRETCHES // len(spikes)]
-    blame = null_blame(timeline, at[spikes], response[spikes], float(baseline.mean()), shifts)
-    thinned_gap = float((response[spikes] - baseline).mean())
-    if thinned_gap <= 0:
-        return None
-    shares: npt.NDArray[np.float64] = np.quantile(blame / thinned_gap, 1 - LEVEL, axis=0, method="higher")
-    return shares
+    mine = windows.at(spikes)
+    blame = null_blame(timeline, mine, usual, shifts)
+    share: npt.NDArray[np.float64] = np.quantile(blame / thinned_gap, 1 - LEVEL, axis=0, method="higher")
+    behind = _around(timeline, mine.start - mine.before, mine.before).sum(axis=0) / max(1, int(mine.before.sum()))
+    return Chance(share, behind)
+
+
+def _windows(station: Station, kept: npt.NDArray[np.intp]) -> Windows:
+    hold, period = station.hold[kept], station.period[kept]
+    start = np.cumsum(hold) - hold
+    first = np.searchsorted(period, period, "left")
+    wait = station.wait[kept]
+    before = np.where(wait > 0, start - start[first], 0)
+    return Windows(start, hold, before, wait)
+
+
+def _timeline(ledger: Ledger, classes: Classes, rank: Ints, columns: Ints) -> PieceTimeline:
+    pieces = ledger.pieces
+    own = (pieces["cause"] != Cause.QUEUE) & (pieces["origin"] < 0)
+    row = pieces["row"]
+    place = np.where(row < len(rank), rank[np.minimum(row, len(rank) - 1)], -1)
+    mine = np.flatnonzero(own & (place >= 0))
+    mine = mine[np.argsort(place[mine], kind="stable")]
+    return PieceTimeline(
+        np.ascontiguousarray(pieces["ns"][mine]), columns[classes.of_piece[mine]], int(columns.max()) + 1
+    )
+
+
+def _usual(
+    windows: Windows, population: Population, order: npt.NDArray[np.intp], density: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """float64[baselines, columns]: what a body request meets at the mean density of each column, scaled to the baseline.
+
+    The body is not shifted.
+    """
+    usual = np.zeros((len(population.baseline_ns), len(density)))
+    for number, baseline in enumerate(population.baseline_ns.tolist()):
+        body = np.flatnonzero(~population.tail[order] & (population.baseline[order] == number))
+        if not len(body):
+            usual[number] = density * baseline
+            continue
+        body = body[np.linspace(0, len(body) - 1, min(len(body), WINDOWS)).astype(np.intp)]
+        there = windows.at(body)
+        met = density * there.hold[:, None] + np.minimum(density * there.before[:, None], there.wait[:, None])
+        response = max(1.0, float((there.hold + there.wait).mean()))
+        usual[number] = met.mean(axis=0) * (baseline / response)
+    return usual
+
+
+def _around(timeline: Timeline, start: Ints, length: Ints) -> Ints:
+    """Time of each column in windows on the circular axis; none is longer than the axis."""
+    total = timeline.length_ns
+    begin = start % total
+    end = begin + length
+    spent = timeline.between(begin, np.minimum(end, total))
+    spent += timeline.between(np.zeros_like(begin), np.maximum(end - total, 0))
+    return spent
 
 
 def _until(

@@ -203,39 +203,70 @@ def _looked_up(tid: npt.NDArray[np.uint32], table: Mapping[int, int], own: bool)
 
 
 @dataclass(frozen=True, slots=True)
-class Named:
-    """Culprit names for a ledger: `index` per row of the input, `names` with "" first, `observer` per name."""
+class Culprits:
+    """Distinct culprits, in the order of their `keys` (code, note, via): `index` into `names` for each of them; `names`
+    with "" first, `observer` per name."""
 
+    keys: Ints
     index: Ints
     names: tuple[str, ...]
     observer: npt.NDArray[np.bool_]
 
 
-def name_culprits(evidence: Evidence, coder: Coder, code: Ints, note: Ints, via: Ints) -> Named:
-    """Name each row's culprit by its `code`, by `note` (a system call, or a lock of `via`) and by the thread `via`
-    whose state it is, because it was waited for (0: none)."""
-    tasks = Tasks.of(evidence)
-    key = np.stack([code, note.astype(np.int64), via.astype(np.int64)], axis=1)
-    unique, inverse = _unique_rows(key)
-    decode = _decoder(evidence, coder, tasks)
-    ours = set(evidence.observer_pids)
-    names: dict[str, int] = {"": 0}
-    observer = [False]
-    index = np.zeros(len(unique), np.int64)
-    for row, (this_code, this_note, holder) in enumerate(unique.tolist()):
-        name = decode(this_code)
-        if 0 < this_note < LOCK_NOTE:
-            name = f"{name} (in {syscall_name(this_note - 1, evidence.machine)})".strip()
-        if holder:
-            lock = f" of {_lock_name(coder, this_note, evidence.machine)}" if this_note > LOCK_NOTE else ""
-            name = f"{name} (holder {tasks.comm.get(holder, '?')}/{holder}{lock})".strip()
-        if name not in names:
-            names[name] = len(names)
-            observer.append(False)
-        index[row] = names[name]
-        tid = _task_of(this_code)
-        observer[names[name]] |= tid > 0 and (tasks.process.get(tid, tid) in ours or tid in ours)
-    return Named(index[inverse], tuple(names), np.array(observer, bool))
+@dataclass(frozen=True, slots=True)
+class Namer:
+    """Gives culprits their names."""
+
+    coder: Coder
+    tasks: Tasks
+    machine: str
+    observer_pids: frozenset[int]
+    decode: Callable[[int], str]
+
+    @staticmethod
+    def of(evidence: Evidence, coder: Coder) -> "Namer":
+        """The names of one session."""
+        tasks = Tasks.of(evidence)
+        decode = _decoder(evidence, coder, tasks)
+        return Namer(coder, tasks, evidence.machine, frozenset(evidence.observer_pids), decode)
+
+    def name(self, keys: Ints) -> Culprits:
+        """Name culprits by `keys`, int64[n, 3], distinct and sorted: the code, a note (a system call, or a lock of the
+        thread in the third column) and the thread whose state it is, because it was waited for (0: none)."""
+        names: dict[str, int] = {"": 0}
+        observer = [False]
+        index = np.zeros(len(keys), np.int64)
+        for row, (code, note, holder) in enumerate(keys.tolist()):
+            name = self.decode(code)
+            if 0 < note < LOCK_NOTE:
+                name = f"{name} (in {syscall_name(note - 1, self.machine)})".strip()
+            if holder:
+                lock = f" of {_lock_name(self.coder, note, self.machine)}" if note > LOCK_NOTE else ""
+                name = f"{name} (holder {self.tasks.comm.get(holder, '?')}/{holder}{lock})".strip()
+            if name not in names:
+                names[name] = len(names)
+                observer.append(False)
+            index[row] = names[name]
+            tid = _task_of(code)
+            ours = self.tasks.process.get(tid, tid) in self.observer_pids or tid in self.observer_pids
+            observer[names[name]] |= tid > 0 and ours
+        return Culprits(keys, index, tuple(names), np.array(observer, bool))
+
+
+def distinct(code: Ints, note: Ints, via: Ints) -> tuple[Ints, Ints]:
+    """The distinct (code, note, via), int64[n, 3], sorted; and for each row the index of its own."""
+    # Few of each are different: their places among those make one number of the three.
+    tables = [np.unique(column) for column in (code, note, via)]
+    joint = np.zeros(len(code), np.int64)
+    for table, column in zip(tables, (code, note, via), strict=True):
+        joint = joint * len(table) + np.searchsorted(table, column)
+    found = np.unique(joint)
+    index = np.searchsorted(found, joint)
+    keys = np.empty((len(found), 3), np.int64)
+    for number in (2, 1, 0):
+        keys[:, number] = tables[number][found % len(tables[number])]
+        found = found // len(tables[number])
+    return keys, index
 
 
 def _lock_name(coder: Coder, note: int, machine: str) -> str:
@@ -248,16 +279,6 @@ def culprit_cgroups(evidence: Evidence) -> dict[str, str]:
     tasks = Tasks.of(evidence)
     found = {tasks.label(tid): evidence.cgroups.get(str(group), "") for tid, group in tasks.cgroup.items()}
     return {name: path for name, path in found.items() if path}
-
-
-def _unique_rows(key: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], Ints]:
-    order = np.lexsort((key[:, 2], key[:, 1], key[:, 0]))
-    ordered = key[order]
-    first = np.ones(len(ordered), bool)
-    first[1:] = np.any(ordered[1:] != ordered[:-1], axis=1)
-    inverse = np.empty(len(order), np.int64)
-    inverse[order] = np.cumsum(first) - 1
-    return ordered[first], inverse
 
 
 def _task_of(code: int) -> int:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from jitterprof.analysis.culprits import Coder, CulpritKind, plain
+from jitterprof.analysis.culprits import Coder, CulpritKind, Namer, plain
 from jitterprof.analysis.evidence import Evidence
-from jitterprof.analysis.ledger import Pieces, assemble, check_closure, previous_end
+from jitterprof.analysis.ledger import Pieces, assemble, check_closure, merged, previous_end
 from jitterprof.analysis.segments import Ints
 from jitterprof.model.cause import Cause
 from jitterprof.model.event import CLOCK_CLASSES, CLOCK_NS
@@ -65,7 +65,8 @@ def ledger_from_clocks(
     """The ledger from state clocks: the growth of each class over the request, the rest is `run`.
 
     `clocks`: rows with `begin` and `end` snapshots (CLOCK_WORDS u64 each) and the request's `seq`, `tid` and `phase`
-    where there are any (store.CLOCK_DTYPE); else CLOCK_ROW in the order of the rows of `requests` of this `kind`.
+    where there are any (store.CLOCK_DTYPE); their growth (store.STATE_DTYPE); else CLOCK_ROW in the order of the rows
+    of `requests` of this `kind`.
     Where the classes exceed the request (its snapshots lie a little outside it), the largest gives way by twice the
     excess, half of which becomes `unknown`; clocks that exceed by more than that explain nothing, and all is `unknown`.
     So is a request without a snapshot.
@@ -79,13 +80,17 @@ def ledger_from_clocks(
     service = mine["end_ns"] - mine["start_ns"]
     words = slice(CLOCK_NS, CLOCK_NS + len(CLOCK_CLASSES))
     taken = np.maximum(at, 0)
-    if len(clocks):
+    known = [number for number, name in enumerate(CLOCK_CLASSES) if name in _CLOCKS]
+    if len(clocks) and "begin" not in (clocks.dtype.names or ()):
+        grown = np.zeros((len(rows), len(CLOCK_CLASSES)), np.int64)
+        for number in known:
+            grown[:, number] = clocks[CLOCK_CLASSES[number]][taken]
+    elif len(clocks):
         grown = (clocks["end"][taken, words] - clocks["begin"][taken, words]).astype(np.int64)
         # A slot that was never written has no thread: its clocks stood still because nobody wound them.
         at = np.where(clocks["end"][taken].any(axis=1), at, -1)
     else:
         grown = np.zeros((len(rows), len(CLOCK_CLASSES)), np.int64)
-    known = [number for number, name in enumerate(CLOCK_CLASSES) if name in _CLOCKS]
     grown = grown[:, known]
     excess = np.maximum(grown.sum(axis=1) - service, 0)
     largest = grown.argmax(axis=1)
@@ -144,6 +149,7 @@ def _laid_out(requests: npt.NDArray[np.void], rows: Ints, amounts: Sequence[Amou
         Pieces(rows, begin, end, none + int(cause), none + plain(culprit), none, none, tid, none - 1)
         for cause, culprit, begin, end in spans
     ]
-    ledger = assemble(parts, Coder.of(evidence), evidence)
+    namer = Namer.of(evidence, Coder.of(evidence))
+    ledger = merged([assemble(parts, namer)], namer)
     check_closure(ledger.pieces, requests, rows)
     return ledger

@@ -9,15 +9,20 @@ import numpy.typing as npt
 from jitterprof.analysis import health
 from jitterprof.analysis.account import Account, Classes, account, check_closure, classify
 from jitterprof.analysis.blame import BlameRow, BlameTable, blame_table
+from jitterprof.analysis.counterfactual import Counterfactual, counterfactuals
 from jitterprof.analysis.distribution import quantiles
+from jitterprof.analysis.episodes import Episode, find_episodes
+from jitterprof.analysis.flight import sampled_rows
 from jitterprof.analysis.health import HealthReport
 from jitterprof.analysis.spikes import Population, baseline_ledgers, excess_by_class, select
+from jitterprof.analysis.station import station_of, utilisation
 from jitterprof.errors import SpecError
 from jitterprof.model.cause import CAUSE_IDS, Cause
-from jitterprof.model.ledger import Ledger
+from jitterprof.model.ledger import Basis, Ledger
 from jitterprof.model.run import Manifest, Quantiles
 from jitterprof.store import Run
 
+CONFIDENCES = ("low", "medium", "high")
 #: Confidence in a spike's top cause: `high` needs at least this part of the excess in the top cause, at most this part
 #: unknown, and at most this part of the top cause billed by calibration; `low` is what fails the second set of bounds,
 #: has no baseline of its own shape, or has `unknown` on top.
@@ -41,7 +46,11 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What one cause and culprit took of a request on one CPU and thread. `calibrated_ns` <= `ns`."""
+    """What one cause and culprit took of a request on one CPU and thread. `calibrated_ns` <= `ns`.
+
+    `inherited_ns`: `ns` where it was lost in the service of the earlier request `origin_seq` and waited out in the
+    queue, else 0 and None. `basis`: what most of it rests on, an id of model.ledger.Basis.
+    """
 
     cause: str
     culprit: str
@@ -49,6 +58,9 @@ class Part:
     tid: int
     ns: int
     calibrated_ns: int
+    inherited_ns: int = 0
+    basis: str = Basis.MEASURED.name.lower()
+    origin_seq: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +83,8 @@ class Spike:
 @dataclass(frozen=True, slots=True)
 class Explanation:
     """`spikes`: the slowest `top` of `spike_count`, or the one request that was asked for. A spike is a request above
-    `threshold_ns`: the session's p99, or `slo_ns` where one is given."""
+    `threshold_ns`: the session's p99, or `slo_ns` where one is given. `episodes`: of all spikes, largest excess first.
+    `utilisation`: busy part of the workers' time."""
 
     session: Session
     latency: Quantiles
@@ -81,6 +94,9 @@ class Explanation:
     blame: BlameTable
     spikes: tuple[Spike, ...]
     health: HealthReport
+    counterfactuals: tuple[Counterfactual, ...] = ()
+    episodes: tuple[Episode, ...] = ()
+    utilisation: float = 0.0
 
     @property
     def causes(self) -> tuple[BlameRow, ...]:
@@ -89,21 +105,28 @@ class Explanation:
 
 
 def explain(
-    run: Run, ledger: Ledger, slo_ns: int | None = None, top: int = 10, request: int | None = None
+    run: Run,
+    ledger: Ledger,
+    slo_ns: int | None = None,
+    top: int = 10,
+    request: int | None = None,
+    pool_confidence: str = "low",
 ) -> Explanation:
     """Explain the spikes of `run`. `ledger`: rows are indices into `run.requests`. `slo_ns`: default the session's own.
 
-    `request`: explain that one `seq` instead of the `top` slowest. Raises SpecError for a `request` that is not there,
+    `request`: explain that one `seq` instead of the `top` slowest. `pool_confidence`: the most that can be said for a
+    cause that was lost by another thread of the pool (Basis.POOL). Raises SpecError for a `request` that is not there,
     AssertionError for a ledger that does not add up.
     """
     slo_ns = run.manifest.spec.slo_ns if slo_ns is None else slo_ns
     requests = run.requests
-    population = select(requests, slo_ns)
+    population = select(requests, slo_ns, sampled_rows(run))
     check_closure(requests, ledger, population.rows)
+    station = station_of(requests)
     classes = classify(ledger)
     totals = account(ledger, classes)
     baselines = baseline_ledgers(population, totals, classes, len(requests))
-    blame = blame_table(requests, ledger, classes, totals, population, baselines)
+    blame = blame_table(station, ledger, classes, totals, population, baselines, len(requests))
     latency = quantiles(population.response_ns)
     tail = np.flatnonzero(population.tail)
     chosen = tail[np.argsort(-population.response_ns[tail], kind="stable")][: max(0, top)]
@@ -120,8 +143,11 @@ def explain(
         slo_ns,
         len(tail),
         blame,
-        tuple(_spikes(requests, ledger, classes, totals, population, baselines, chosen)),
+        tuple(_spikes(requests, ledger, classes, totals, population, baselines, chosen, pool_confidence)),
         health.report(run, ledger, population, latency, blame, slo_ns),
+        counterfactuals(requests, ledger, classes, station, population, blame),
+        find_episodes(requests, ledger, classes, totals, station, population, baselines, run.manifest.window_ns[0]),
+        utilisation(station, *run.manifest.window_ns),
     )
 
 
@@ -133,6 +159,7 @@ def _spikes(
     population: Population,
     baselines: npt.NDArray[np.int64],
     chosen: npt.NDArray[np.intp],
+    pool_confidence: str,
 ) -> list[Spike]:
     wanted = np.zeros(len(requests), bool)
     wanted[population.rows[chosen]] = True
@@ -146,7 +173,13 @@ def _spikes(
         number = population.baseline[index]
         excess = excess_by_class(totals, population, baselines, index)
         cause, culprit, confidence = _top(
-            pieces[mine], keys[mine], ledger.culprits, classes, excess, bool(population.matched[number])
+            pieces[mine],
+            keys[mine],
+            ledger.culprits,
+            classes,
+            excess,
+            bool(population.matched[number]),
+            pool_confidence,
         )
         response, baseline = int(population.response_ns[index]), int(population.baseline_ns[number])
         at = requests[row]
@@ -162,7 +195,7 @@ def _spikes(
                 cause,
                 culprit,
                 confidence,
-                _parts(pieces[mine], ledger.culprits),
+                _parts(pieces[mine], ledger.culprits, requests),
             )
         )
     return spikes
@@ -170,11 +203,12 @@ def _spikes(
 
 def _top(
     pieces: npt.NDArray[np.void],
-    keys: npt.NDArray[np.int64],
+    keys: npt.NDArray[np.int32],
     culprits: tuple[str, ...],
     classes: Classes,
     excess: npt.NDArray[np.int64],
     matched: bool,
+    pool_confidence: str,
 ) -> tuple[str, str, str]:
     """Cause with the largest excess over all its culprits, its largest culprit, and the confidence in the two."""
     by_cause = np.zeros(len(Cause), np.int64)
@@ -195,20 +229,29 @@ def _top(
             confidence = "high"
         elif share >= LOW_TOP and unknown <= LOW_UNKNOWN and billed <= LOW_CALIBRATED:
             confidence = "medium"
+    of_cause = pieces[pieces["cause"] == top]
+    if 2 * of_cause["ns"][of_cause["basis"] == Basis.POOL].sum() > of_cause["ns"].sum():
+        confidence = min(confidence, pool_confidence, key=CONFIDENCES.index)
     return CAUSE_IDS[top], culprit, confidence
 
 
-def _parts(pieces: npt.NDArray[np.void], culprits: tuple[str, ...]) -> tuple[Part, ...]:
-    sums: dict[tuple[int, int, int, int], tuple[int, int]] = {}
-    columns = ("cause", "culprit", "cpu", "tid", "ns", "calibrated_ns")
-    for cause, culprit, cpu, tid, ns, calibrated in zip(*(pieces[name].tolist() for name in columns), strict=True):
-        before = sums.get((cause, culprit, cpu, tid), (0, 0))
-        sums[cause, culprit, cpu, tid] = (before[0] + ns, before[1] + calibrated)
-    ordered = sorted(sums.items(), key=lambda entry: -entry[1][0])
-    return tuple(
-        Part(CAUSE_IDS[cause], culprits[culprit], cpu, tid, ns, calibrated)
-        for (cause, culprit, cpu, tid), (ns, calibrated) in ordered
-    )
+def _parts(pieces: npt.NDArray[np.void], culprits: tuple[str, ...], requests: npt.NDArray[np.void]) -> tuple[Part, ...]:
+    """One per distinct cause, culprit, CPU, thread and origin, largest first."""
+    columns = ("cause", "culprit", "cpu", "tid", "origin")
+    found, inverse = np.unique(np.stack([pieces[name] for name in columns], axis=1), axis=0, return_inverse=True)
+    sums = np.zeros((len(found), len(Basis)), np.int64)
+    calibrated = np.zeros(len(found), np.int64)
+    np.add.at(sums, (inverse, pieces["basis"]), pieces["ns"])
+    np.add.at(calibrated, inverse, pieces["calibrated_ns"])
+    total = sums.sum(axis=1)
+    parts = []
+    for number in np.argsort(-total, kind="stable").tolist():
+        cause, culprit, cpu, tid, origin = found[number].tolist()
+        ns = int(total[number])
+        basis = Basis(int(sums[number].argmax())).name.lower()
+        known = CAUSE_IDS[cause], culprits[culprit], cpu, tid, ns, int(calibrated[number])
+        parts.append(Part(*known, ns, basis, int(requests["seq"][origin])) if origin >= 0 else Part(*known, 0, basis))
+    return tuple(parts)
 
 
 def _session(manifest: Manifest) -> Session:

@@ -1,18 +1,25 @@
 """The ledger: one cause for every nanosecond of every request, from intended start to end. It closes exactly."""
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 
-from jitterprof.analysis.culprits import Coder, CulpritKind, name_culprits, plain
+from jitterprof.analysis.culprits import CulpritKind, Culprits, Namer, distinct, plain
 from jitterprof.analysis.evidence import Evidence
 from jitterprof.analysis.segments import Ints, Rows
-from jitterprof.analysis.timeline import Timeline, build_timeline
+from jitterprof.analysis.stragglers import Pools, pool_claims
+from jitterprof.analysis.timeline import Recording, Timeline, sort_out
 from jitterprof.errors import RunFileError
 from jitterprof.model.cause import Cause
-from jitterprof.model.ledger import PIECE_DTYPE, Ledger
+from jitterprof.model.ledger import PIECE_DTYPE, Basis, Ledger
 from jitterprof.model.request import Kind
+
+#: Records that a batch of requests should cover: few enough for what is worked on to stay in the CPU's cache.
+BATCH_EVENTS = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,36 +37,129 @@ class Pieces:
     cpu: Ints
 
 
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """Requests as windows of time: [intended, ready) behind earlier requests of the worker, [ready, start) until the
+    request was sent, [start, end) in service by thread `tid`. `row` indexes the request table."""
+
+    row: Ints
+    intended: Ints
+    ready: Ints
+    start: Ints
+    end: Ints
+    tid: Ints
+
+    def part(self, first: int, last: int) -> "Windows":
+        """Those from index `first` to `last` (excluded)."""
+        return Windows(*(getattr(self, name)[first:last] for name in Windows.__slots__))
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The finished pieces (PIECE_DTYPE) of some requests; their `culprit` indexes `culprits.names`."""
+
+    pieces: npt.NDArray[np.void]
+    culprits: Culprits
+
+
 def build_ledger(
-    requests: npt.NDArray[np.void], evidence: Evidence, kind: Kind = Kind.REQUEST, timeline: Timeline | None = None
+    requests: npt.NDArray[np.void],
+    evidence: Evidence,
+    kind: Kind = Kind.REQUEST,
+    timeline: Timeline | None = None,
+    batch_events: int = BATCH_EVENTS,
 ) -> Ledger:
+    """The ledger that `build_ledger_and_claims` describes, without the claims."""
+    return build_ledger_and_claims(requests, evidence, kind, timeline, batch_events)[0]
+
+
+def build_ledger_and_claims(
+    requests: npt.NDArray[np.void],
+    evidence: Evidence,
+    kind: Kind = Kind.REQUEST,
+    timeline: Timeline | None = None,
+    batch_events: int = BATCH_EVENTS,
+) -> tuple[Ledger, Ledger]:
     """Cut every row of `requests` (REQUEST_DTYPE) of this `kind` into pieces.
 
     [intended, end of the worker's previous row): `queue`. From there to the start: the thread's timeline, in which its
     own running and sleeping is `dispatch`. [start, end): the thread's timeline. `row` of a piece indexes `requests`.
-    Pass a `timeline` built from the same requests and evidence to use it again. Raises RunFileError for rows whose
+    Pass a `timeline` built from the same requests and evidence to use it again; without one, the timeline is made for
+    as many requests at a time as cover some `batch_events` records, on all CPUs. Raises RunFileError for rows whose
     times are not in order.
+
+    The second is what held up a pool's thread while the request's own ran (stragglers.py): claims on its `run` pieces,
+    with Basis.POOL, that belong to no sum.
     """
-    if timeline is None:
-        timeline = build_timeline(requests, evidence)
-    rows = np.flatnonzero(requests["kind"] == kind)
-    intended, start, end = (requests[name][rows] for name in ("intended_ns", "start_ns", "end_ns"))
+    windows = _windows(requests, np.flatnonzero(requests["kind"] == kind))
+    if timeline is not None:
+        namer = Namer.of(timeline.evidence, timeline.coder)
+        pools = Pools.of(timeline.tids, evidence, requests)
+        parts = [_queued(windows), *_observed(windows, timeline)]
+        batches = [assemble(parts, namer)]
+        claimed = [assemble([_claims(windows, timeline, pools)], namer)]
+    else:
+        recording = sort_out(requests, evidence)
+        namer = Namer.of(recording.evidence, recording.coder)
+        pools = Pools.of(recording.states.tids, evidence, requests)
+        size = max(1, len(windows.row) * batch_events // max(1, len(evidence.events)))
+        some = [windows.part(first, first + size) for first in range(0, len(windows.row), size)]
+        # A few requests may last for long; they are looked at in stretches of no more than this.
+        edges = evidence.events["ts"][:: 2 * batch_events].astype(np.int64)
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+            both = list(pool.map(lambda part: _one_batch(part, recording, edges, namer, pools), some))
+        batches, claimed = [batch for batch, _ in both], [claims for _, claims in both]
+        del both
+    ledger, claims = merged(batches, namer), merged(claimed, namer)
+    claims.pieces["basis"] = Basis.POOL
+    check_closure(ledger.pieces, requests, windows.row)
+    return ledger, claims
+
+
+def _windows(requests: npt.NDArray[np.void], rows: Ints) -> Windows:
+    mine = requests[rows]
+    intended, start, end = mine["intended_ns"], mine["start_ns"], mine["end_ns"]
     disorder = np.flatnonzero((start < intended) | (end < start))
     if len(disorder):
         raise RunFileError(
             f"request row {rows[disorder[0]]} ends before it starts or starts before it was meant to",
             "the run is damaged; record it again",
         )
-    ready = np.clip(previous_end(requests[rows]), intended, start)
-    tid = requests["tid"][rows].astype(np.int64)
-    parts = [
-        _uniform(rows, intended, ready, tid, Cause.QUEUE, CulpritKind.NOBODY),
-        _dispatched(_observed(timeline, rows, tid, ready, start)),
-        _observed(timeline, rows, tid, start, end),
+    ready = np.clip(previous_end(mine), intended, start)
+    return Windows(rows, intended, ready, start, end, mine["tid"].astype(np.int64))
+
+
+def _one_batch(windows: Windows, recording: Recording, edges: Ints, namer: Namer, pools: Pools) -> tuple[Batch, Batch]:
+    parts, claims = [_queued(windows)], []
+    first, last = int(windows.ready.min()), int(windows.end.max())
+    inner = edges[(edges > first) & (edges < last)].tolist()
+    for start, end in pairwise([first, *inner, last]):
+        timeline = recording.timeline(start, end)
+        parts += _observed(windows, timeline)
+        claims.append(_claims(windows, timeline, pools))
+    return assemble(parts, namer), assemble(claims, namer)
+
+
+def _queued(windows: Windows) -> Pieces:
+    return _uniform(windows.row, windows.intended, windows.ready, windows.tid, Cause.QUEUE, CulpritKind.NOBODY)
+
+
+def _observed(windows: Windows, timeline: Timeline) -> list[Pieces]:
+    """What the threads of the requests did as far as the timeline reaches: before the start, and from there on."""
+    ready, start, end = (np.clip(edge, *timeline.span) for edge in (windows.ready, windows.start, windows.end))
+    return [
+        _dispatched(_seen(timeline, windows.row, windows.tid, ready, start)),
+        _seen(timeline, windows.row, windows.tid, start, end),
     ]
-    ledger = assemble(parts, timeline.coder, timeline.evidence)
-    check_closure(ledger.pieces, requests, rows)
-    return ledger
+
+
+def _claims(windows: Windows, timeline: Timeline, pools: Pools) -> Pieces:
+    """What held up the pools of the requests, as far as the timeline reaches."""
+    thread = timeline.thread(windows.tid)
+    start, end = (np.clip(edge, *timeline.span) for edge in (windows.start, windows.end))
+    seen = np.flatnonzero((thread >= 0) & (start < end))
+    window, pieces = pool_claims(pools, timeline, thread[seen], start[seen], end[seen])
+    return _of_segments(windows.row[seen][window], pieces)
 
 
 def previous_end(requests: npt.NDArray[np.void]) -> Ints:
@@ -81,13 +181,13 @@ def _uniform(rows: Ints, start: Ints, end: Ints, tid: Ints, cause: Cause, culpri
     return Pieces(rows, start, end, np.full(n, int(cause)), np.full(n, plain(culprit)), none, none, tid, none - 1)
 
 
-def _observed(timeline: Timeline, rows: Ints, tid: Ints, start: Ints, end: Ints) -> Pieces:
+def _seen(timeline: Timeline, rows: Ints, tid: Ints, start: Ints, end: Ints) -> Pieces:
     """The timeline in each window; `unknown` for threads that have none."""
-    seen = timeline.thread(tid) >= 0
-    owner, pieces = timeline.pieces(tid[seen], start[seen], end[seen])
-    known = _of_segments(rows[seen][owner], pieces)
+    known = timeline.thread(tid) >= 0
+    owner, pieces = timeline.pieces(tid[known], start[known], end[known])
+    observed = _of_segments(rows[known][owner], pieces)
     blind = CulpritKind.UNCOVERED if timeline.evidence.sees_scheduling else CulpritKind.UNOBSERVED
-    return joined([known, _uniform(rows[~seen], start[~seen], end[~seen], tid[~seen], Cause.UNKNOWN, blind)])
+    return joined([observed, _uniform(rows[~known], start[~known], end[~known], tid[~known], Cause.UNKNOWN, blind)])
 
 
 def _of_segments(row: Ints, segments: Rows) -> Pieces:
@@ -122,15 +222,16 @@ def joined(parts: list[Pieces]) -> Pieces:
     return Pieces(*(np.concatenate([getattr(part, name) for part in parts]) for name in Pieces.__slots__))
 
 
-def assemble(parts: list[Pieces], coder: Coder, evidence: Evidence) -> Ledger:
+def assemble(parts: list[Pieces], namer: Namer) -> Batch:
     """Order pieces by (row, start), join neighbours that say the same, and name their culprits."""
     pieces = joined(parts)
-    named = name_culprits(evidence, coder, pieces.code, pieces.note, pieces.via)
     order = np.lexsort((pieces.start, pieces.row))
     order = order[pieces.start[order] < pieces.end[order]]
+    keys, key = distinct(pieces.code[order], pieces.note[order], pieces.via[order])
+    culprits = namer.name(keys)
     table = np.zeros(len(order), PIECE_DTYPE)
     table["row"], table["start_ns"] = pieces.row[order], pieces.start[order]
-    table["culprit"], table["cause"] = named.index[order], pieces.cause[order]
+    table["culprit"], table["cause"] = culprits.index[key], pieces.cause[order]
     table["tid"], table["cpu"] = pieces.tid[order], pieces.cpu[order]
     table["origin"] = -1
     end = pieces.end[order]
@@ -141,9 +242,25 @@ def assemble(parts: list[Pieces], coder: Coder, evidence: Evidence) -> Ledger:
             opens[1:] |= table[name][1:] != table[name][:-1]
     first = np.flatnonzero(opens)
     last = np.append(first[1:], len(table))[: len(first)] - 1
-    merged = table[first]
-    merged["ns"] = end[last] - merged["start_ns"]
-    return Ledger(merged, named.names, named.observer)
+    whole = table[first]
+    whole["ns"] = end[last] - whole["start_ns"]
+    return Batch(whole, culprits)
+
+
+def merged(batches: list[Batch], namer: Namer) -> Ledger:
+    """One ledger of batches whose rows follow one another. Empties `batches`, to hold nothing twice."""
+    keys = np.concatenate([np.zeros((0, 3), np.int64), *(batch.culprits.keys for batch in batches)])
+    culprits = namer.name(np.unique(keys, axis=0))
+    place = {name: number for number, name in enumerate(culprits.names)}
+    pieces = np.empty(sum(len(batch.pieces) for batch in batches), PIECE_DTYPE)
+    filled = len(pieces)
+    while batches:
+        batch = batches.pop()
+        part = pieces[filled - len(batch.pieces) : filled]
+        part[:] = batch.pieces
+        part["culprit"] = np.array([place[name] for name in batch.culprits.names])[batch.pieces["culprit"]]
+        filled -= len(part)
+    return Ledger(pieces, culprits.names, culprits.observer)
 
 
 def check_closure(pieces: npt.NDArray[np.void], requests: npt.NDArray[np.void], rows: Ints) -> None:

@@ -1,10 +1,13 @@
 """Who held each CPU: what a thread in its run queue was waiting behind."""
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from jitterprof.analysis.culprits import Coder, CulpritKind, coded, plain
 from jitterprof.analysis.evidence import Evidence
-from jitterprof.analysis.segments import Intervals, Ints, Role, Rows, cut, intervals
+from jitterprof.analysis.overlays import waiting_cpu
+from jitterprof.analysis.segments import Intervals, Ints, Rows, Stretch, cut, intervals
 from jitterprof.model.cause import Cause
 from jitterprof.model.event import EventKind
 
@@ -34,26 +37,51 @@ def occupants(evidence: Evidence, highest: int) -> tuple[Intervals, Ints]:
     return spans, tid[spans.row]
 
 
-def blame_occupants(segments: Rows, evidence: Evidence, coder: Coder, highest: int) -> Rows:
-    """Cut waits where the occupant of their CPU changes, and name it: the task, what a kworker worked on, or idle."""
-    spans, tid = occupants(evidence, highest)
-    segments, at = cut(segments, np.where(segments["role"] == Role.WAITING, segments["cpu"], -1), spans)
-    occupant = np.where(at >= 0, tid[np.maximum(at, 0)] if len(tid) else 0, -1)
-    # An occupant that is the waiter itself was read before its switch-out: that names nobody.
-    occupant[occupant == segments["tid"]] = -1
-    idle = np.where(segments["cause"] == Cause.WAKEUP, plain(CulpritKind.IDLE_EXIT), plain(CulpritKind.IDLE_TASK))
-    code = np.select([occupant > 0, occupant == 0], [coded(CulpritKind.TASK, occupant), idle], segments["code"])
-    segments["code"] = code
-    return _blame_work(segments, np.where(occupant > 0, occupant, -1), evidence, coder)
+@dataclass(frozen=True, slots=True)
+class Occupancy:
+    """Who held which CPU when: `spans` by CPU, with the `tid` of each occupant (0: idle); and what kworkers worked on:
+    `works` by their thread, with a `work_code` for each."""
 
+    spans: Intervals
+    tid: Ints
+    works: Intervals
+    work_code: Ints
+    stretch: Stretch
+    work_stretch: Stretch
 
-def _blame_work(segments: Rows, occupant: Ints, evidence: Evidence, coder: Coder) -> Rows:
-    works = evidence.of_kind(EventKind.WORK)
-    if not len(works):
+    @staticmethod
+    def of(evidence: Evidence, coder: Coder, highest: int) -> "Occupancy":
+        """The occupancy of the session, which ends at `highest`."""
+        spans, tid = occupants(evidence, highest)
+        records = evidence.of_kind(EventKind.WORK)
+        worker = records["tid"].astype(np.int64)
+        works = intervals(worker, records["a"].astype(np.int64), records["ts"].astype(np.int64))
+        code = coder.work(worker, records["b"])[works.row]
+        return Occupancy(
+            spans,
+            tid,
+            works,
+            code,
+            Stretch(spans.group, spans.start, spans.end),
+            Stretch(works.group, works.start, works.end),
+        )
+
+    def blame(self, segments: Rows, start: int, end: int) -> Rows:
+        """Cut waits (segments that lie in [start, end)) where the occupant of their CPU changes, and name it: the task,
+        what a kworker worked on, or idle."""
+        here = self.stretch.during(start, end)
+        segments, at = cut(segments, waiting_cpu(segments), self.spans.rows(here))
+        occupant = np.full(len(segments), -1)
+        held = np.flatnonzero(at >= 0)
+        occupant[held] = self.tid[here[at[held]]]
+        # An occupant that is the waiter itself was read before its switch-out: that names nobody.
+        occupant[occupant == segments["tid"]] = -1
+        task, idle = np.flatnonzero(occupant > 0), np.flatnonzero(occupant == 0)
+        segments["code"][task] = coded(CulpritKind.TASK, occupant[task])
+        exits = segments["cause"][idle] == Cause.WAKEUP
+        segments["code"][idle] = np.where(exits, plain(CulpritKind.IDLE_EXIT), plain(CulpritKind.IDLE_TASK))
+        here = self.work_stretch.during(start, end)
+        segments, at = cut(segments, np.where(occupant > 0, occupant, -1), self.works.rows(here))
+        worked = np.flatnonzero(at >= 0)
+        segments["code"][worked] = self.work_code[here[at[worked]]]
         return segments
-    tid = works["tid"].astype(np.int64)
-    spans = intervals(tid, works["a"].astype(np.int64), works["ts"].astype(np.int64))
-    code = coder.work(tid, works["b"])[spans.row]
-    segments, at = cut(segments, np.where(np.isin(occupant, tid), occupant, -1), spans)
-    segments["code"] = np.where(at >= 0, code[np.maximum(at, 0)] if len(code) else 0, segments["code"])
-    return segments

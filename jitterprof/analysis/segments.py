@@ -5,6 +5,7 @@ All cuts keep the total: a cut replaces a segment by pieces that cover exactly t
 
 from dataclasses import dataclass
 from enum import IntEnum
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -56,6 +57,32 @@ class Intervals:
     def __len__(self) -> int:
         return len(self.start)
 
+    def rows(self, index: Ints) -> "Intervals":
+        """Some of them."""
+        return Intervals(self.group[index], self.start[index], self.end[index], self.row[index])
+
+
+class Stretch:
+    """Finds what reaches into a stretch of time, among disjoint spans by (group, start): so that a long session can be
+    worked on piece by piece."""
+
+    __slots__ = ("_bounds", "_ends", "_starts")
+
+    def __init__(self, group: Ints, start: Ints, end: Ints) -> None:
+        """Keeps the columns that it is given."""
+        self._starts, self._ends = start, end
+        edges = np.flatnonzero(np.diff(group)) + 1
+        self._bounds = list(pairwise([0, *edges.tolist(), len(group)]))
+
+    def during(self, start: int, end: int) -> Ints:
+        """Index of every span that has a part in [start, end), in order."""
+        found = []
+        for first, last in self._bounds:
+            low = first + int(np.searchsorted(self._ends[first:last], start, "right"))
+            high = first + int(np.searchsorted(self._starts[first:last], end, "left"))
+            found.append(np.arange(low, high))
+        return np.concatenate(found)
+
 
 def intervals(group: Ints, start: Ints, end: Ints) -> Intervals:
     """Sort by (group, start), clip what overlaps its predecessor, drop what is empty. `row` = the index given."""
@@ -95,53 +122,64 @@ def _extent(*times: Ints) -> tuple[int, int]:
     return lowest, highest - lowest + 2
 
 
-class Finder:
-    """Looks up times in grouped, sorted columns: one key per (group, time)."""
+class Axis:
+    """Puts (group, time) on one axis, group after group, so that one search finds both."""
 
-    __slots__ = ("_groups", "_keys", "_lowest", "_span")
+    __slots__ = ("_groups", "_lowest", "_span")
+
+    def __init__(self, group: Ints, *times: Ints) -> None:
+        """`group`: sorted. `times`: all that the axis must hold; others go to the nearer end of their group."""
+        self._groups = group[np.flatnonzero(np.diff(group, prepend=group[:1] - 1))]
+        self._lowest, span = _extent(*times) if len(group) else (0, 2)
+        self._span = span + 1
+        if len(self._groups) and self._span > np.iinfo(np.int64).max // (len(self._groups) + 2):
+            raise OverflowError(f"{len(self._groups)} groups over {self._span} ns do not fit one key")
+
+    def keys(self, group: Ints, time: Ints) -> Ints:
+        """Where each (group, time) lies; in a group that the axis does not have all times are its beginning."""
+        base, known = self.bases(group)
+        return self.along(base, np.where(known, time, self._lowest - 1))
+
+    def bases(self, group: Ints) -> tuple[Ints, npt.NDArray[np.bool_]]:
+        """Where each group begins, and whether the axis has it."""
+        rank = np.searchsorted(self._groups, group)
+        if not len(self._groups):
+            return rank, np.zeros(len(group), bool)
+        return rank * self._span, self._groups[np.minimum(rank, len(self._groups) - 1)] == group
+
+    def along(self, base: Ints, time: Ints) -> Ints:
+        """Where each time lies in the group that begins at `base`."""
+        key: Ints = base + np.clip(time - (self._lowest - 1), 0, self._span - 1)
+        return key
+
+
+class Finder:
+    """Looks up times in grouped, sorted columns."""
+
+    __slots__ = ("_axis", "_keys")
 
     def __init__(self, group: Ints, time: Ints) -> None:
         """`group`, `time`: sorted by (group, time)."""
-        self._groups = np.unique(group)
-        self._lowest, self._span = _extent(time) if len(time) else (0, 2)
-        if len(self._groups) and self._span > np.iinfo(np.int64).max // (len(self._groups) + 2):
-            raise OverflowError(f"{len(self._groups)} groups over {self._span} ns do not fit one key")
-        self._keys = self._key(group, time)
-
-    def _key(self, group: Ints, time: Ints) -> Ints:
-        rank = np.searchsorted(self._groups, group)
-        # Times outside the table sort before or after all times of their group.
-        offset = np.clip(time - self._lowest, -1, self._span - 2) + 1
-        key: Ints = rank * (self._span + 1) + offset
-        return key
-
-    def _absent(self, group: Ints) -> npt.NDArray[np.bool_]:
-        rank = np.minimum(np.searchsorted(self._groups, group), max(len(self._groups) - 1, 0))
-        if not len(self._groups):
-            return np.ones(len(group), bool)
-        absent: npt.NDArray[np.bool_] = self._groups[rank] != group
-        return absent
+        self._axis = Axis(group, time)
+        self._keys = self._axis.keys(group, time)
 
     def after(self, group: Ints, time: Ints) -> Ints:
         """Index of the first entry with entry time > time; past the group's last entry where there is none."""
-        # An absent group has no entries: every search in it lands where the group would be.
-        time = np.where(self._absent(group), self._lowest - 1, time)
-        return np.searchsorted(self._keys, self._key(group, time), "right").astype(np.int64)
+        return np.searchsorted(self._keys, self._axis.keys(group, time), "right").astype(np.int64)
 
     def at_or_after(self, group: Ints, time: Ints) -> Ints:
         """Index of the first entry with entry time >= time; past the group's last entry where there is none."""
-        beyond = time - self._lowest > self._span - 2
-        time = np.where(self._absent(group), self._lowest - 1, time)
-        side = np.searchsorted(self._keys, self._key(group, time), "left")
-        past = np.searchsorted(self._keys, self._key(group, time), "right")
-        return np.where(beyond & ~self._absent(group), past, side).astype(np.int64)
+        return np.searchsorted(self._keys, self._axis.keys(group, time), "left").astype(np.int64)
 
 
 def overlapping(group: Ints, start: Ints, end: Ints, among: Intervals) -> tuple[Ints, Ints]:
     """For each query [start, end) the index of the first interval that reaches past its start, and how many overlap."""
-    first = Finder(among.group, among.end).after(group, start)
-    beyond = Finder(among.group, among.start).at_or_after(group, end)
-    return first, np.maximum(beyond - first, 0)
+    axis = Axis(among.group, among.start, among.end)
+    base, known = axis.bases(group)
+    of_interval, _ = axis.bases(among.group)
+    first = np.searchsorted(axis.along(of_interval, among.end), axis.along(base, start), "right")
+    beyond = np.searchsorted(axis.along(of_interval, among.start), axis.along(base, end), "left")
+    return first, np.where(known, np.maximum(beyond - first, 0), 0)
 
 
 def ragged(first: Ints, count: Ints) -> tuple[Ints, Ints]:
@@ -156,36 +194,50 @@ def cut(segments: Rows, group: Ints, among: Intervals) -> tuple[Rows, Ints]:
 
     Returns the pieces in order, and for each the index of the interval that it lies in (-1: in none).
     """
+    whole = np.full(len(segments), -1)
     eligible = np.flatnonzero(group >= 0)
     if not len(eligible) or not len(among):
-        return segments, np.full(len(segments), -1)
-    first = np.zeros(len(segments), np.int64)
-    count = np.zeros(len(segments), np.int64)
-    first[eligible], count[eligible] = overlapping(
-        group[eligible], segments["start"][eligible], segments["end"][eligible], among
-    )
-    if not count.any():
-        return segments, np.full(len(segments), -1)
-    owner, step = ragged(np.zeros(len(segments), np.int64), 2 * count + 1)
-    pieces = segments[owner]
+        return segments, whole
+    first, count = overlapping(group[eligible], segments["start"][eligible], segments["end"][eligible], among)
+    met = count > 0
+    hit, first, count = eligible[met], first[met], count[met]
+    if not len(hit):
+        return segments, whole
+    # A segment that meets k intervals has k pieces inside them (odd steps), and k + 1 before, between and after them,
+    # of which most are empty.
+    owner, step = ragged(np.zeros(len(hit), np.int64), 2 * count + 1)
     inside = step % 2 == 1
-    # Odd steps lie in interval first + step // 2; even ones between that interval's predecessor and itself.
-    here = np.minimum(first[owner] + step // 2, len(among) - 1)
-    begins = np.maximum(pieces["start"], among.start[here])
-    ends = np.minimum(pieces["end"], among.end[here])
-    previous_end = np.minimum(pieces["end"], among.end[np.maximum(here - 1, 0)])
-    opening = step == 0
-    closing = step == 2 * count[owner]
-    # The closing step comes after the last interval, whose index is one less than `here` before clipping.
-    last_end = np.minimum(pieces["end"], among.end[np.clip(first[owner] + count[owner] - 1, 0, len(among) - 1)])
-    untouched = count[owner] == 0
-    piece_start = np.where(inside, begins, np.where(opening, pieces["start"], previous_end))
-    piece_start = np.where(closing & ~opening, last_end, piece_start)
-    piece_end = np.where(inside, ends, np.where(closing, pieces["end"], begins))
-    pieces["start"] = np.where(untouched, pieces["start"], piece_start)
-    pieces["end"] = np.where(untouched, pieces["end"], piece_end)
-    keep = pieces["start"] < pieces["end"]
-    return pieces[keep], np.where(inside, here, -1)[keep]
+    ahead = first[owner] + step // 2
+    start, end = segments["start"][hit][owner], segments["end"][hit][owner]
+    here, behind = np.minimum(ahead, len(among) - 1), np.maximum(ahead - 1, 0)
+    opens = np.where(inside, among.start[here], np.where(step == 0, start, among.end[behind]))
+    closes = np.where(inside, among.end[here], np.where(step == 2 * count[owner], end, among.start[here]))
+    start, end = np.maximum(start, opens), np.minimum(end, closes)
+    kept = np.flatnonzero(start < end)
+    owner, inside, here, start, end = owner[kept], inside[kept], here[kept], start[kept], end[kept]
+
+    number = np.ones(len(segments), np.int64)
+    number[hit] = np.bincount(owner, minlength=len(hit))
+    pieces = segments[np.repeat(np.arange(len(segments)), number)]
+    cut_up = np.zeros(len(segments), bool)
+    cut_up[hit] = True
+    place = np.flatnonzero(np.repeat(cut_up, number))
+    pieces["start"][place], pieces["end"][place] = start, end
+    at = np.full(len(pieces), -1)
+    at[place] = np.where(inside, here, -1)
+    return pieces, at
+
+
+def clipped(segments: Rows, start: int | Ints, end: int | Ints) -> Rows:
+    """Cut off, in place, what lies outside [start, end)."""
+    np.maximum(segments["start"], start, out=segments["start"])
+    np.minimum(segments["end"], end, out=segments["end"])
+    return segments
+
+
+def ordered(segments: Rows) -> Rows:
+    """By (thread, start)."""
+    return segments[np.lexsort((segments["start"], segments["thread"]))]
 
 
 def collect(group: Ints, start: Ints, end: Ints, segments: Rows, by: str = "thread") -> tuple[Ints, Rows]:
@@ -196,7 +248,4 @@ def collect(group: Ints, start: Ints, end: Ints, segments: Rows, by: str = "thre
     at = Finder(segments[by].astype(np.int64), segments["end"]).after(group, start)
     beyond = Finder(segments[by].astype(np.int64), segments["start"]).at_or_after(group, end)
     owner, index = ragged(at, np.where(start < end, np.maximum(beyond - at, 0), 0))
-    pieces = segments[index]
-    pieces["start"] = np.maximum(pieces["start"], start[owner])
-    pieces["end"] = np.minimum(pieces["end"], end[owner])
-    return owner, pieces
+    return owner, clipped(segments[index], start[owner], end[owner])

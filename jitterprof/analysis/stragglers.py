@@ -8,18 +8,18 @@ where the whole session is known (`run_excess.py`): never more than what the req
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import IntEnum
 
 import numpy as np
 import numpy.typing as npt
 
 from jitterprof.analysis.culprits import CulpritKind, Tasks, plain
-from jitterprof.analysis.ledger import Pieces, assemble
-from jitterprof.analysis.segments import Ints, Rows, cut, intervals, union
+from jitterprof.analysis.evidence import Evidence
+from jitterprof.analysis.segments import Ints, Rows, collect, cut, intervals, union
 from jitterprof.analysis.timeline import Timeline
 from jitterprof.model.cause import Cause
-from jitterprof.model.ledger import Basis, Ledger
-from jitterprof.model.request import Kind
+from jitterprof.model.ledger import Ledger
 
 #: States of a thread that wants to run and does not get on with its work.
 HELD_UP = (
@@ -57,59 +57,61 @@ CONFIRMED_SHARE, FREE_QUANTILE = 0.5, 0.9
 MIN_REFUTING, REFUTED_PART = 20, 0.1
 
 
-def pool_claims(requests: npt.NDArray[np.void], timeline: Timeline, kind: Kind = Kind.REQUEST) -> Ledger:
-    """The time in which a pool thread was held up while the serving thread of a row of this `kind` ran, by row.
+@dataclass(frozen=True, slots=True)
+class Pools:
+    """Which threads may hold up which: `helper`, whether a thread of the timeline serves no requests itself; `process`,
+    the process of each. `unseen`: codes of `unknown` time in which a helper may have been held up."""
 
-    Its pieces lie inside `run` pieces of the row's ledger and do not overlap; they have the cause, culprit, thread and
-    CPU of the pool thread and Basis.POOL. Where a pool thread's state was lost, the claim is `unknown`.
+    helper: npt.NDArray[np.bool_]
+    process: Ints
+    unseen: Ints
+
+    @staticmethod
+    def of(tids: Ints, evidence: Evidence, requests: npt.NDArray[np.void]) -> "Pools":
+        """Sort out the threads of a timeline. One that no record names belongs to the first process of the target."""
+        known = Tasks.of(evidence).process
+        first = next(iter(evidence.pids), 0)
+        process = np.array([known.get(tid, first) for tid in tids.tolist()], np.int64)
+        # Where records were lost, a thread that was not seen yet may have been seen.
+        unseen = [CulpritKind.LOST, CulpritKind.UNCOVERED] if len(evidence.gaps) else [CulpritKind.LOST]
+        return Pools(
+            ~np.isin(tids, np.unique(requests["tid"])), process, np.array([plain(kind) for kind in unseen], np.int64)
+        )
+
+
+def pool_claims(pools: Pools, timeline: Timeline, thread: Ints, start: Ints, end: Ints) -> tuple[Ints, Rows]:
+    """The time in which a helper was held up while the serving thread of each window [start, end) ran.
+
+    `thread`: index into the timeline's threads. Returns (index of the window, pieces): they lie inside running time of
+    the window and do not overlap, and have the cause, culprit, thread and CPU of the helper. Where a helper's state was
+    lost, the claim is `unknown`.
     """
-    process = _processes(timeline)
-    spans_of = _held_up(timeline, np.unique(requests["tid"]).astype(np.int64), process)
-    spans = intervals(process[spans_of["thread"]], spans_of["start"], spans_of["end"])
-    rows = np.flatnonzero(requests["kind"] == kind)
-    thread = timeline.thread(requests["tid"][rows].astype(np.int64))
-    rows, thread = rows[thread >= 0], thread[thread >= 0]
-    owner, mine = timeline.pieces(timeline.tids[thread], requests["start_ns"][rows], requests["end_ns"][rows])
-    ran = (mine["cause"] == Cause.RUN) & (mine["via"] == 0)
+    owner, mine = collect(thread, start, end, timeline.own)
+    ran = mine["cause"] == Cause.RUN
     owner, mine = owner[ran], mine[ran]
-    # The row travels through `cut` in a column that running has no use for.
+    held = _held_up(pools, timeline.own)
+    spans = intervals(pools.process[held["thread"]], held["start"], held["end"])
+    # The window travels through `cut` in a column that running has no use for.
     mine["wait"] = owner
-    parts, at = cut(mine, process[mine["thread"]], spans)
-    parts, held = parts[at >= 0], spans_of[spans.row[at[at >= 0]]] if len(spans) else spans_of[:0]
-    claims = Pieces(
-        rows[parts["wait"]],
-        parts["start"],
-        parts["end"],
-        *(held[name].astype(np.int64) for name in ("cause", "code", "note", "via", "tid", "cpu")),
-    )
-    ledger = assemble([claims], timeline.coder, timeline.evidence)
-    ledger.pieces["basis"] = Basis.POOL
-    return ledger
+    parts, at = cut(mine, pools.process[mine["thread"]], spans)
+    parts, at = parts[at >= 0], at[at >= 0]
+    claims = held[spans.row[at]]
+    claims["start"], claims["end"] = parts["start"], parts["end"]
+    return parts["wait"].astype(np.int64), claims
 
 
-def _held_up(timeline: Timeline, serving: Ints, process: Ints) -> Rows:
+def _held_up(pools: Pools, segments: Rows) -> Rows:
     """The segments in which a helper was held up, one at a time in each process: where several were, the one with the
     lowest number. None of them while the state of any helper of the process is lost: those segments come with them."""
-    helper = ~np.isin(timeline.tids, serving)
-    segments = timeline.segments[helper[timeline.segments["thread"]]]
-    # Where records were lost, a thread that was not seen yet may have been seen.
-    unseen = [CulpritKind.LOST, CulpritKind.UNCOVERED] if len(timeline.evidence.gaps) else [CulpritKind.LOST]
-    lost = (segments["cause"] == Cause.UNKNOWN) & np.isin(segments["code"], [plain(kind) for kind in unseen])
+    segments = segments[pools.helper[segments["thread"]]]
     held = np.isin(segments["cause"], HELD_UP)
-    chosen: Rows = segments[lost]
+    chosen: Rows = segments[(segments["cause"] == Cause.UNKNOWN) & np.isin(segments["code"], pools.unseen)]
     for thread in np.unique(segments["thread"][held]).tolist():
         mine = segments[held & (segments["thread"] == thread)]
-        taken = union(process[chosen["thread"]], chosen["start"], chosen["end"])
-        mine, at = cut(mine, np.full(len(mine), process[thread]), taken)
+        taken = union(pools.process[chosen["thread"]], chosen["start"], chosen["end"])
+        mine, at = cut(mine, np.full(len(mine), pools.process[thread]), taken)
         chosen = np.concatenate([chosen, mine[at < 0]])
     return chosen
-
-
-def _processes(timeline: Timeline) -> Ints:
-    """The process of each of the timeline's threads. One that no record names belongs to the target's first."""
-    known = Tasks.of(timeline.evidence).process
-    first = next(iter(timeline.evidence.pids), 0)
-    return np.array([known.get(tid, first) for tid in timeline.tids.tolist()], np.int64)
 
 
 def judge(claims: Rows, excess: npt.NDArray[np.int64], usual: npt.NDArray[np.int64]) -> dict[int, Verdict]:

@@ -5,24 +5,25 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from jitterprof.analysis.chain import follow_wakers
+from jitterprof.analysis.chain import Waits, follow_wakers
 from jitterprof.analysis.culprits import Coder, CulpritKind, plain
 from jitterprof.analysis.evidence import Evidence
 from jitterprof.analysis.losses import Anchors, Losses, find_losses
-from jitterprof.analysis.occupancy import blame_occupants
-from jitterprof.analysis.overlays import paint_interrupts, paint_thread_work
-from jitterprof.analysis.segments import SEGMENT_DTYPE, Ints, Role, Rows, collect
+from jitterprof.analysis.occupancy import Occupancy
+from jitterprof.analysis.overlays import Layer, layers
+from jitterprof.analysis.segments import SEGMENT_DTYPE, Ints, Role, Rows, Stretch, clipped, collect, ordered
 from jitterprof.analysis.states import States, thread_states
 from jitterprof.model.cause import Cause
 
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """`tids`: the threads, sorted. `segments`: SEGMENT_DTYPE rows by (thread, start), contiguous over `span` for each.
-    `coder` decodes their culprits together with `evidence`."""
+    """`tids`: the threads, sorted. `own`: what each of them did itself, SEGMENT_DTYPE rows by (thread, start), contiguous
+    over `span` for each. `waits`: on whom they waited. `coder` decodes culprits together with `evidence`."""
 
     tids: Ints
-    segments: Rows
+    own: Rows
+    waits: Waits
     span: tuple[int, int]
     coder: Coder
     evidence: Evidence
@@ -34,13 +35,43 @@ class Timeline:
         at = np.minimum(np.searchsorted(self.tids, tid), len(self.tids) - 1)
         return np.where(self.tids[at] == tid, at, -1)
 
+    @property
+    def segments(self) -> Rows:
+        """`own`, with waits for other threads replaced by what held those up. Much of it is of no use: what a pool waits
+        for between two jobs is all that the thread did which gives it jobs. For single windows take `pieces`."""
+        return follow_wakers(self.own, self.own, self.tids, self.waits)[1]
+
     def pieces(self, tid: Ints, start: Ints, end: Ints) -> tuple[Ints, Rows]:
-        """What each thread did in each window: (index of the window, segments clipped to it), in order."""
-        return collect(self.thread(tid), start, end, self.segments)
+        """What each thread did in each window, as in `segments`: (index of the window, pieces clipped to it), in order."""
+        window, parts = collect(self.thread(tid), start, end, self.own)
+        of_part, pieces = follow_wakers(parts, self.own, self.tids, self.waits)
+        return window[of_part], pieces
 
 
-def build_timeline(requests: npt.NDArray[np.void], evidence: Evidence) -> Timeline:
-    """The timeline of every thread that the scheduler records name, over the recording and all of `requests`.
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """A session sorted out, ready to be painted for any stretch of time: the timeline of all of it need not fit into
+    memory. `states`: of every thread over the whole `span`; `stretch` finds them."""
+
+    states: States
+    occupancy: Occupancy
+    layers: tuple[Layer, ...]
+    span: tuple[int, int]
+    coder: Coder
+    evidence: Evidence
+    stretch: Stretch
+
+    def timeline(self, start: int, end: int) -> Timeline:
+        """The timeline of every thread over [start, end), which lies in the recording's span."""
+        segments = clipped(self.states.segments[self.stretch.during(start, end)], start, end)
+        segments = self.occupancy.blame(segments, start, end)
+        for layer in self.layers:
+            segments = layer.paint(segments, start, end)
+        return Timeline(self.states.tids, segments, self.states.waits, (start, end), self.coder, self.evidence)
+
+
+def sort_out(requests: npt.NDArray[np.void], evidence: Evidence) -> Recording:
+    """Find out what every thread that the scheduler records name did, over the recording and all of `requests`.
 
     `requests`: REQUEST_DTYPE; their edges say where and when a thread ran. Outside the recording, and before a thread's
     first record, its time is `unknown`.
@@ -52,17 +83,26 @@ def build_timeline(requests: npt.NDArray[np.void], evidence: Evidence) -> Timeli
     lowest = min(window[0], int(requests["intended_ns"].min(initial=window[0])))
     highest = max(window[1], int(requests["end_ns"].max(initial=window[1])))
     coder = Coder.of(evidence)
-    if not evidence.sees_scheduling:
-        return Timeline(np.zeros(0, np.int64), np.zeros(0, SEGMENT_DTYPE), (lowest, highest), coder, evidence)
     losses = find_losses(evidence, *window)
     states = thread_states(evidence, request_edges(requests), losses, coder)
-    states = _with_steady_threads(states, requests, evidence, losses)
-    segments = _extended(states, window, lowest, highest)
-    segments = blame_occupants(segments, evidence, coder, highest)
-    segments = paint_thread_work(segments, evidence, states.doubts)
-    segments = paint_interrupts(segments, evidence, losses, states.doubts, coder)
-    segments = follow_wakers(segments, states.tids, states.waits)
-    return Timeline(states.tids, segments, (lowest, highest), coder, evidence)
+    if evidence.sees_scheduling:
+        states = _with_steady_threads(states, requests, evidence, losses)
+    states = _extended(states, window, lowest, highest)
+    return Recording(
+        states,
+        Occupancy.of(evidence, coder, highest),
+        layers(evidence, losses, states.doubts, coder),
+        (lowest, highest),
+        coder,
+        evidence,
+        Stretch(*(states.segments[name].copy() for name in ("thread", "start", "end"))),
+    )
+
+
+def build_timeline(requests: npt.NDArray[np.void], evidence: Evidence) -> Timeline:
+    """The timeline of all threads over all of the session, as `sort_out` describes it."""
+    recording = sort_out(requests, evidence)
+    return recording.timeline(*recording.span)
 
 
 def request_edges(requests: npt.NDArray[np.void]) -> Anchors:
@@ -96,10 +136,11 @@ def _with_steady_threads(states: States, requests: npt.NDArray[np.void], evidenc
     segments = np.concatenate([states.segments, added])
     segments["thread"] = np.searchsorted(tids, segments["tid"])
     # Nothing was lost, so there are no doubts, whose threads would have to be renumbered.
-    return States(tids, segments, states.doubts, states.waits)
+    return States(tids, ordered(segments), states.doubts, states.waits)
 
 
-def _extended(states: States, window: tuple[int, int], lowest: int, highest: int) -> Rows:
+def _extended(states: States, window: tuple[int, int], lowest: int, highest: int) -> States:
+    """The states, and what lies before and after the recording."""
     parts = [states.segments]
     for start, end in ((lowest, window[0]), (window[1], highest)):
         if start < end:
@@ -109,5 +150,6 @@ def _extended(states: States, window: tuple[int, int], lowest: int, highest: int
             outside["cause"], outside["code"] = Cause.UNKNOWN, plain(CulpritKind.OUTSIDE)
             outside["cpu"], outside["wait"] = -1, -1
             parts.append(outside)
-    segments = np.concatenate(parts)
-    return segments[np.lexsort((segments["start"], segments["thread"]))]
+    if len(parts) == 1:
+        return states
+    return replace(states, segments=ordered(np.concatenate(parts)))

@@ -17,10 +17,31 @@ if TYPE_CHECKING:
 _MARK = {"ok": "[green]yes[/]", "partly": "[yellow]part[/]", "no": "[red]no[/]", "": ""}
 
 
+EXAMPLES = """
+Examples:
+  jitterprof doctor
+  # two minutes: inject known faults, and see whether they are named right here
+  jitterprof doctor --calibrate
+  # more pulses of each, for a script
+  jitterprof doctor --calibrate --pulses 30 --json > selfcheck.json
+"""
+
+
 def doctor(
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Inject known faults instead, and print which are named right.")
+    ] = False,
+    pulses: Annotated[
+        int, typer.Option(metavar="N", help="With --calibrate: how often each fault is injected.", min=3, max=200)
+    ] = 12,
     json_output: Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")] = False,
 ) -> None:
     """Say what this host can record and change, and how to get the rest. Changes nothing."""
+    if calibrate:
+        from jitterprof.cli import selfcheck
+
+        selfcheck.calibrate(pulses, json_output)
+        return
     from rich.console import Console
 
     from jitterprof.experiment.diagnosis import diagnose
@@ -34,6 +55,9 @@ def doctor(
             sys.stdout.write("\n")
         else:
             show(diagnosis, Console())
+
+
+doctor.__doc__ = f"{doctor.__doc__}\n\n\b{EXAMPLES}"
 
 
 def show(diagnosis: "Diagnosis", console: "Console") -> None:

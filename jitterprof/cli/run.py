@@ -17,6 +17,8 @@ Examples:
   jitterprof run model.onnx --dim batch=4 --cpus 2-3 --threads 2 --duration 2m
   # any Python callable; slow means above 10 ms
   jitterprof run my.py:build --slo 10ms --out before.jprof
+  # for hours: full detail around slow requests only
+  jitterprof run silero-vad --arrival poisson:300 --duration 4h --keep tail
   # a setting for this run only: nothing of the host changes
   jitterprof run decoder --backend torch --set policy=FIFO:10
 """
@@ -53,6 +55,13 @@ def run(
     probes: Annotated[
         str, typer.Option(metavar="MODE", help="auto, bpf, clocks (in-kernel sums only), procfs (no BPF) or none.")
     ] = "auto",
+    keep: Annotated[
+        str,
+        typer.Option(
+            metavar="WHAT",
+            help="all events, or tail: those around slow requests and a random sample, for recordings of hours.",
+        ),
+    ] = "all",
     slo: Annotated[
         str | None, typer.Option(metavar="TIME", help="What counts as slow, e.g. 10ms; the session's p99 by default.")
     ] = None,
@@ -100,6 +109,7 @@ def run(
         warmup=warmup,
         seed=seed,
         probes=probes,
+        keep=keep,
         slo=slo,
         dims=dim or [],
         input_shapes=input_shape or [],

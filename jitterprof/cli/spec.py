@@ -17,6 +17,7 @@ from jitterprof.units import parse_duration_ns
 BACKENDS = ("auto", "onnxruntime", "torch", "null")
 DEVICES = ("cpu", "cuda", "rocm")
 PROBE_MODES = ("auto", "bpf", "clocks", "procfs", "none")
+KEEP_MODES = ("all", "tail")
 GC_MODES = ("frozen", "on")
 _MAX_THREADS = 4096
 _MAX_WORKERS = 512
@@ -59,6 +60,7 @@ def run_spec(
     warmup: str = "2s",
     seed: int = 0,
     probes: str = "auto",
+    keep: str = "all",
     slo: str | None = None,
     dims: Sequence[str] = (),
     input_shapes: Sequence[str] = (),
@@ -77,6 +79,10 @@ def run_spec(
         chosen = (*chosen, ("input.shape", ",".join(input_shapes)))
     rest = tuple(pair for pair in chosen if pair[0] not in ("runtime.threads", "runtime.gc"))
     check_runtime_settings(pair for pair in rest if pair[0] != "runtime.omp_wait_policy")
+    if keep == "tail" and probes not in ("auto", "bpf"):
+        raise SpecError(
+            f"--keep tail with --probes {probes}: there are no events to choose from", "leave out one of the two"
+        )
     return RunSpec(
         workload=workload,
         backend=_one_of("--backend", backend, BACKENDS),
@@ -90,6 +96,7 @@ def run_spec(
         warmup_ns=parse_duration_ns(warmup),
         seed=seed,
         probes=_one_of("--probes", probes, PROBE_MODES),
+        keep=_one_of("--keep", keep, KEEP_MODES),
         slo_ns=None if slo is None else _positive("--slo", slo),
         dims=_dims(dims),
         gc=_one_of("--gc", own["runtime.gc"], GC_MODES),

@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -16,8 +16,17 @@ import numpy.typing as npt
 from jitterprof.errors import JitterprofError, ProbeUnavailable
 from jitterprof.experiment.channel import Channel
 from jitterprof.experiment.children import enter_child
+from jitterprof.experiment.flight import Batch, Flight
+from jitterprof.experiment.row_follower import RowFollower
 from jitterprof.model.event import EventKind, OutFlag
-from jitterprof.store.streams import EVENT_STREAM, SAMPLE_STREAM, EventStream
+from jitterprof.store.streams import (
+    EVENT_STREAM,
+    LOSS_STREAM,
+    SAMPLE_STREAM,
+    WINDOW_STREAM,
+    EventStream,
+    RecordStream,
+)
 from jitterprof.system.counters import Counters, difference, snapshot
 from jitterprof.system.files import Host
 from jitterprof.system.kallsyms import symbol_addresses
@@ -91,17 +100,65 @@ class _Start:
     steal_ns: tuple[int, ...]
 
 
+class _Log:
+    """The files of a recording: all records, or what the flight recorder keeps of them."""
+
+    def __init__(self, out: Path, flight: Flight | None, workers: int) -> None:
+        self._events, self.kept = EventStream(out / EVENT_STREAM), 0
+        self._flight, self._rows = flight, RowFollower(out, workers)
+        if flight is not None:
+            self._losses, self._windows = RecordStream(out / LOSS_STREAM), RecordStream(out / WINDOW_STREAM)
+
+    def add(self, events: npt.NDArray[np.void]) -> None:
+        """Write `events`, or those that are decided. Raises OSError."""
+        if self._flight is None:
+            self._events.write_batch(events)
+            self.kept += len(events)
+            return
+        now = time.monotonic_ns()
+        self._write(self._flight.take(events, self._rows.finished(), now))
+
+    def finish(self, cpu_seq: Mapping[int, int]) -> None:
+        """Write what is left to decide. Raises OSError."""
+        if self._flight is not None:
+            self._write(self._flight.finish(self._rows.finished(), cpu_seq))
+
+    def _write(self, batch: Batch) -> None:
+        self._events.write_batch(batch.events)
+        self._losses.write(batch.losses)
+        self._windows.write(batch.windows)
+        self.kept += len(batch.events)
+
+    def close(self) -> None:
+        """Write back to the disk. Raises OSError."""
+        self._rows.close()
+        self._events.close()
+        if self._flight is not None:
+            self._losses.close()
+            self._windows.close()
+
+
 class Recorder:
     """One BPF recording, from attach to the summary."""
 
-    def __init__(self, channel: Channel, pid: int, out: Path, events: bool, canary_pid: int) -> None:
+    def __init__(
+        self,
+        channel: Channel,
+        pid: int,
+        out: Path,
+        events: bool,
+        canary_pid: int,
+        flight: Flight | None = None,
+        workers: int = 1,
+    ) -> None:
         self._channel, self._pid, self._out = channel, pid, out
         self._host = Host()
         tick = next(iter(symbol_addresses(self._host, _TICKS).values()), 0)
         self._session = TraceSession(pid, events=events, tick_function=tick, canary_pid=canary_pid)
-        self._stream = EventStream(out / EVENT_STREAM) if events else None
+        self._log = _Log(out, flight, workers) if events else None
         self._drained = Drained()
         self._escalated = False
+        self._followed: tuple[int, ...] = (pid,)
         channel.send(
             "attached",
             fd=self._session.clock_fd,
@@ -119,7 +176,7 @@ class Recorder:
     def drain(self) -> None:
         """Copy what is ready to the disk. After a write error the rest is counted, not written."""
         ring = self._session.ring
-        if ring is None or self._stream is None:
+        if ring is None or self._log is None:
             return
         fill = ring.filled()
         self._drained.highest_fill = max(self._drained.highest_fill, fill)
@@ -127,11 +184,17 @@ class Recorder:
             self._escalated = True
             _be_prompt()
         events = self._session.read()
-        if not len(events) or self._drained.error:
+        if self._drained.error:
             return
-        self._drained.note(events, self._host)
+        if len(events):
+            self._drained.note(events, self._host)
+        self._written(lambda log: log.add(events))
+
+    def _written(self, write: Callable[[_Log], None]) -> None:
+        if self._log is None or self._drained.error:
+            return
         try:
-            self._stream.write_batch(events)
+            write(self._log)
         except OSError as error:
             self._drained.error = f"events could not be written any more: {error.strerror}"
             self._channel.send("trouble", message=self._drained.error)
@@ -155,6 +218,10 @@ class Recorder:
             if any(fd == self._channel.fileno() for fd, _ in ready) and self._channel.receive() is not None:
                 return
 
+    def abandon(self) -> None:
+        """Write what was drained and is not decided yet: nobody is left to send a summary to."""
+        self._written(lambda log: log.finish({}))
+
     def finish(self) -> None:
         """Last drain, counters, names; sends the summary."""
         _be_prompt()
@@ -162,10 +229,13 @@ class Recorder:
         self._session.detach()
         rows = self._session.cpu_counts()
         missed = self._session.recursion_misses()
+        self._followed = self._session.followed()
         self._drain_to_the_end()
         self._session.close()
-        if self._stream is not None:
-            self._stream.close()
+        cpu_seq = {row.cpu: row.seq - 1 for row in rows if row.seq}
+        self._written(lambda log: log.finish(cpu_seq))
+        if self._log is not None:
+            self._log.close()
         symbols, no_symbols = kernel_symbols(self._host, self._drained.functions - {0})
         counts = [
             {name: now[i] - then[i] for i, name in enumerate(CPU_COUNTERS)}
@@ -174,10 +244,12 @@ class Recorder:
         self._channel.send(
             "done",
             records=self._drained.records,
+            pids=list(self._followed),
+            kept=self._log.kept if self._log is not None else 0,
             lost=sum(row.lost for row in rows),
             missing=max(0, sum(row.seq for row in rows) - self._drained.records),
             recursion_misses=missed,
-            cpu_seq={str(row.cpu): row.seq - 1 for row in rows if row.seq},
+            cpu_seq={str(cpu): seq for cpu, seq in cpu_seq.items()},
             symbols={str(address): name for address, name in symbols.items()},
             no_symbols=no_symbols,
             devices={f"{device >> 20}:{device & 0xFFFFF}": name for device, name in self._device_names().items()},
@@ -256,9 +328,15 @@ def _run(channel: Channel, stopping: Callable[[], bool]) -> None:
         _sample(channel, pid, out, stopping)
         return
     _check_rights()
-    recorder = Recorder(channel, pid, out, mode == "bpf", int(str(start.body["canary_pid"])))
+    workers, slo, seed = (int(str(start.body[name])) for name in ("workers", "slo_ns", "seed"))
+    flight = Flight(workers, slo or None, seed) if start.body["keep"] == "tail" else None
+    recorder = Recorder(channel, pid, out, mode == "bpf", int(str(start.body["canary_pid"])), flight, workers)
     _be_quiet()
-    recorder.record(stopping)
+    try:
+        recorder.record(stopping)
+    except EOFError:
+        recorder.abandon()
+        raise
     recorder.finish()
 
 

@@ -57,7 +57,7 @@ def with_summary(manifest: Manifest, summary: Mapping[str, object]) -> Manifest:
     oracles["recorder_cpu_ns"] = summary["cpu_ns"]
     if "records" not in summary:
         return replace(manifest, oracles=oracles)
-    oracles["records"] = summary["records"]
+    oracles["records"], oracles["kept_records"] = summary["records"], summary["kept"]
     oracles["highest_ring_fill"] = summary["highest_fill"]
     caveats = []
     if summary["no_symbols"]:
@@ -65,8 +65,10 @@ def with_summary(manifest: Manifest, summary: Mapping[str, object]) -> Manifest:
     if summary["escalated"]:
         caveats.append("the recorder left its idle priority because the ring was filling up")
     loss = Loss(*(int(str(summary[name])) for name in ("lost", "recursion_misses", "missing")))
+    followed = [int(str(pid)) for pid in as_list(summary["pids"])]
     return replace(
         manifest,
+        pids=(*manifest.pids, *(pid for pid in followed if pid not in manifest.pids)),
         symbols=_names(summary["symbols"]),
         devices=_names(summary["devices"]),
         cgroups=_names(summary["cgroups"]),

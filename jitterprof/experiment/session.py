@@ -188,6 +188,8 @@ class _Session:
             assert self.recorder is not None
             if mode in HIDDEN_IN:
                 caveats = (*caveats, HIDDEN_IN[mode])
+                if self.spec.keep == "tail":
+                    caveats = (*caveats, "--keep tail has no effect: there are no events to choose from")
             statuses = tuple(probe_status(row) for row in as_list(attached.body["probes"]))
             self.manifest = replace(
                 self.manifest,
@@ -212,6 +214,10 @@ class _Session:
                 mode=mode,
                 cpus=list(cpus),
                 canary_pid=canary.process.pid if canary else 0,
+                keep=self.spec.keep,
+                workers=self.spec.workers,
+                slo_ns=self.spec.slo_ns or 0,
+                seed=self.spec.seed,
             )
             attached = _await(self.recorder, "attached", _ATTACH_S, "the recorder")
             time.sleep(_SETTLE_S)
@@ -239,9 +245,8 @@ class _Session:
     def measure(self, clocks: int) -> Message | None:
         """Let the generator run; returns its account, or None when the workload died."""
         mode = self.manifest.probe_mode
-        self.workload.channel.send(
-            "go", fd=clocks, with_fd=clocks >= 0, procfs=mode == "procfs", snapshots=mode == "clocks"
-        )
+        snapshots = mode == "clocks" or (mode == "bpf" and self.spec.keep == "tail")
+        self.workload.channel.send("go", fd=clocks, with_fd=clocks >= 0, procfs=mode == "procfs", snapshots=snapshots)
         if clocks >= 0:
             os.close(clocks)
         while True:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from jitterprof.analysis.blame import NOT_NAMED, BlameRow
+from jitterprof.analysis.counterfactual import Counterfactual
 from jitterprof.analysis.distribution import round_to_total
 from jitterprof.analysis.explanation import Explanation, Spike
-from jitterprof.export.words import LOOKS, merge_parts, phrase, sentence
+from jitterprof.export.words import LOOKS, change, merge_parts, noun, phrase, sentence, story
 from jitterprof.units import NS_PER_S, format_ns
 
 if TYPE_CHECKING:
@@ -19,6 +20,12 @@ _NOT_NAMED = tuple(cause.id for cause in NOT_NAMED)
 _BAR_MAX = 60
 #: Columns that a bar leaves for the number before it and the note behind it.
 _NOTE_ROOM = 46
+#: Episodes listed.
+_EPISODES = 5
+#: From this width on three quantiles fit side by side.
+_WIDE = 100
+#: A cause moves a quantile when it makes at least this part of it.
+_MOVES = 0.01
 
 
 def print_explanation(explanation: Explanation, console: Console | None = None) -> None:
@@ -36,9 +43,15 @@ def print_explanation(explanation: Explanation, console: Console | None = None) 
     else:
         limit = "the SLO" if explanation.slo_ns is not None else "p99"
         console.print(f"No request is above {limit} ({format_ns(explanation.threshold_ns)}): nothing to explain.")
+    if explanation.counterfactuals:
+        console.print()
+        _print_counterfactuals(explanation, console)
+    if explanation.episodes:
+        console.print()
+        _print_episodes(explanation, console)
     if explanation.spikes:
         console.print()
-        _print_spikes(explanation.spikes, console)
+        _print_spikes(explanation, console)
     console.print()
     _print_health(explanation, console)
 
@@ -95,7 +108,7 @@ def _print_blame(explanation: Explanation, console: Console) -> None:
     for row, percent in zip(blame.rows, percents, strict=False):
         # What rounds to nothing would only be in the way; `--json` has it.
         if percent or row.cause == "run":
-            _add_row(table, row, percent, count)
+            _add_row(table, row, percent, explanation)
     if blame.minor_ns:
         table.add_row(
             Text("the rest", "dim"),
@@ -108,8 +121,12 @@ def _print_blame(explanation: Explanation, console: Console) -> None:
     console.print(table)
 
 
-def _add_row(table: Table, row: BlameRow, percent: int, count: int) -> None:
+def _add_row(table: Table, row: BlameRow, percent: int, explanation: Explanation) -> None:
     from rich.text import Text
+
+    culprit = row.culprit
+    if row.cause == "queue":
+        culprit = culprit or f"load: {_busy(explanation)}"
 
     # For time on the CPU or not observed, chance is no alternative explanation.
     null = (
@@ -119,10 +136,10 @@ def _add_row(table: Table, row: BlameRow, percent: int, count: int) -> None:
     )
     table.add_row(
         Text(row.cause, LOOKS[row.cause].colour),
-        Text(row.culprit),
+        Text(culprit),
         _percent(row.share, percent),
         format_ns(row.excess_ns),
-        f"{row.requests} of {count}",
+        f"{row.requests} of {explanation.spike_count}",
         null,
     )
 
@@ -134,9 +151,20 @@ def _verdict(explanation: Explanation) -> str:
         share = sum(row.share for row in named)
         more = "" if len(named) == 1 else f"; all named causes together {share:.0%}"
         return f"{_capital(phrase(first.cause, first.culprit))}: {first.share:.0%} of that{more}.".replace("%", " %")
-    run = sum(row.share for row in explanation.causes if row.cause == "run")
-    where = f" {run:.0%} of that is the request's own running time.".replace("%", " %") if run >= 0.5 else ""
-    return f"No kernel cause stands out.{where}"
+    shares = {"run": 0.0, "queue": 0.0}
+    for row in explanation.causes:
+        if row.cause in shares:
+            shares[row.cause] += row.share
+    where = ""
+    if shares["queue"] >= 0.5:
+        where = f" {shares['queue']:.0%} of that is queueing behind earlier requests, {_busy(explanation)}."
+    elif shares["run"] >= 0.5:
+        where = f" {shares['run']:.0%} of that is the request's own running time."
+    return f"No kernel cause stands out.{where}".replace("%", " %").replace("  %", " %")
+
+
+def _busy(explanation: Explanation) -> str:
+    return f"workers {explanation.utilisation:.0%} busy".replace("%", " %")
 
 
 def _percent(share: float, rounded: int) -> str:
@@ -147,10 +175,55 @@ def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _print_spikes(spikes: tuple[Spike, ...], console: Console) -> None:
+def _print_counterfactuals(explanation: Explanation, console: Console) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    rows = explanation.counterfactuals
+    names = list(dict.fromkeys(row.quantile for row in rows))
+    # What nothing moves says nothing; where there is no room for three, the tail matters more.
+    moved = [name for name in names if any(_moves(row) for row in rows if row.quantile == name)] or names[1:]
+    shown = moved[-2:] if console.width < _WIDE else moved
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("without (95 % interval)", overflow="fold")
+    for name in shown:
+        table.add_column(name, no_wrap=True)
+    for cause, culprit in dict.fromkeys((row.cause, row.culprit) for row in rows):
+        mine = {row.quantile: row for row in rows if (row.cause, row.culprit) == (cause, culprit)}
+        table.add_row(Text(noun(cause, culprit)), *(change(mine[name]) for name in shown))
+    console.print(table)
+    reasons = dict.fromkeys(row.reason for row in rows if row.reason and row.quantile in shown)
+    for reason in reasons:
+        console.print(Text(f"no interval: {reason}", "dim"))
+
+
+def _moves(row: Counterfactual) -> bool:
+    return row.first_ns > _MOVES * row.as_measured_ns
+
+
+def _print_episodes(explanation: Explanation, console: Console) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    episodes = explanation.episodes
+    requests = sum(episode.requests for episode in episodes)
+    many = "1 episode" if len(episodes) == 1 else f"{len(episodes)} episodes"
+    console.print(Text(f"{many} made {requests} of the {explanation.spike_count} slow", "bold"))
+    grid = Table.grid(padding=(0, 1, 0, 0))
+    grid.add_column(no_wrap=True, style="dim")
+    grid.add_column()
+    for episode in episodes[:_EPISODES]:
+        grid.add_row(Text("-", LOOKS[episode.cause].colour), Text(story(episode)))
+    if len(episodes) > _EPISODES:
+        grid.add_row("", Text(f"and {len(episodes) - _EPISODES} smaller ones", "dim"))
+    console.print(grid)
+
+
+def _print_spikes(explanation: Explanation, console: Console) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    spikes = explanation.spikes
     title = "Slowest requests" if len(spikes) > 1 else f"Request {spikes[0].seq}"
     console.print(Text(title, "bold"))
     grid = Table.grid(padding=(0, 1, 0, 0))
@@ -166,14 +239,14 @@ def _print_spikes(spikes: tuple[Spike, ...], console: Console) -> None:
         grid.add_row(f"#{spike.seq}", Text(sentence(spike)))
         grid.add_row("", bar)
     console.print(grid)
-    console.print(_legend(bars, console))
+    console.print(_legend(bars, explanation, console))
 
 
 def _cells(spike: Spike, width: int) -> list[tuple[str, int]]:
     """(cause, cells) of a bar of `width` cells; what is too short for one is not in it."""
     merged = merge_parts(spike.ledger)
-    cells = round_to_total([width * ns / max(1, spike.response_ns) for _, _, ns in merged])
-    return [(cause, length) for (cause, _, _), length in zip(merged, cells, strict=True) if length]
+    cells = round_to_total([width * term.ns / max(1, spike.response_ns) for term in merged])
+    return [(term.cause, length) for term, length in zip(merged, cells, strict=True) if length]
 
 
 def _bar(cells: list[tuple[str, int]], console: Console) -> Text:
@@ -185,11 +258,15 @@ def _bar(cells: list[tuple[str, int]], console: Console) -> Text:
     return bar
 
 
-def _legend(bars: list[list[tuple[str, int]]], console: Console) -> Text:
+def _legend(bars: list[list[tuple[str, int]]], explanation: Explanation, console: Console) -> Text:
     from rich.text import Text
 
     causes = dict.fromkeys(cause for cells in bars for cause, _ in cells)
-    entries = [Text.assemble((_glyph(cause, console), LOOKS[cause].colour), (f" {cause}", "dim")) for cause in causes]
+    names = {cause: f"queue ({_busy(explanation)})" if cause == "queue" else cause for cause in causes}
+    entries = [
+        Text.assemble((_glyph(cause, console), LOOKS[cause].colour), (f" {name}", "dim"))
+        for cause, name in names.items()
+    ]
     return _fill(entries, "   ", console.width)
 
 

@@ -27,6 +27,9 @@ def explanation_document(explanation: Explanation) -> dict[str, object]:
         "causes": [_cause(row) for row in explanation.causes],
         "spikes": [_spike(spike) for spike in explanation.spikes],
         "health": _health(explanation.health),
+        "episodes": [asdict(episode) for episode in explanation.episodes],
+        "counterfactual": [asdict(row) for row in explanation.counterfactuals],
+        "utilisation": round(explanation.utilisation, _SHARE_DIGITS),
     }
 
 

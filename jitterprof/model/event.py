@@ -48,7 +48,7 @@ class EventKind(IntEnum):
     WAKEUP = 5
     #: Victim `tid` moves to CPU (a & 0xffffffff), whose occupant is a >> 32; `other` = the CPU it leaves.
     MIGRATE = 6
-    #: Thread `tid` of the target was created by `other`. It is runnable from its WAKEUP on.
+    #: Thread `tid` of the target's process a was created by `other`. It is runnable from its WAKEUP on.
     FORK = 7
     #: Victim `tid` ends.
     EXIT = 8
@@ -83,6 +83,15 @@ class EventKind(IntEnum):
     IDLE_EXIT = 25
     #: Signal a sent to victim thread or process `tid` by `other`.
     SIGNAL = 26
+    #: What victim `tid` did on `cpu` in [a, ts), interrupts on top of it included: b = cycles | instructions << 32,
+    #: other = misses of the last-level cache (0 where this CPU does not count them). flags: CountersFlag.
+    COUNTERS = 32
+    #: CPU `other` runs at a kHz from ts on. Written when it changes under a victim, and when a victim comes to a CPU
+    #: whose frequency has changed.
+    FREQUENCY = 33
+    #: While victim a ran on `cpu`, `tid` (not of the target) ran on CPU `other`. flags: Neighbour. Seen by a tick; all
+    #: records of one look carry the same ts, and a look that finds nobody leaves one with Neighbour.NONE and tid 0.
+    NEIGHBOUR = 34
 
 
 class OutFlag(IntFlag):
@@ -93,6 +102,23 @@ class OutFlag(IntFlag):
     IOWAIT = 4
     IN_FAULT = 8
     IN_RECLAIM = 16
+
+
+class CountersFlag(IntFlag):
+    """Flags of COUNTERS."""
+
+    SHARED = 1
+    """A counter was lent to somebody else for a part of the time, so the figures are too low."""
+    LONG = 2
+    """A figure did not fit 32 bits and is the largest that does."""
+
+
+class Neighbour(IntEnum):
+    """What the CPU of a NEIGHBOUR shares with the victim's."""
+
+    NONE = 0
+    SMT = 1
+    CACHE = 2
 
 
 class Context(IntEnum):

@@ -7,7 +7,10 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class RunSpec:
-    """Everything `jitterprof run` was asked to do, resolved: names are valid, durations are nanoseconds."""
+    """Everything `jitterprof run` was asked to do, resolved: names are valid, durations are nanoseconds.
+
+    `keep`: "all" events, or "tail": those around slow requests and around a random sample.
+    """
 
     workload: str
     backend: str = "auto"
@@ -21,6 +24,7 @@ class RunSpec:
     warmup_ns: int = 2_000_000_000
     seed: int = 0
     probes: str = "auto"
+    keep: str = "all"
     slo_ns: int | None = None
     dims: tuple[tuple[str, int], ...] = ()
     gc: str = "frozen"

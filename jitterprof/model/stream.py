@@ -7,6 +7,7 @@ killed process, so the file is readable up to its last complete row.
 """
 
 import struct
+from enum import IntFlag
 
 import numpy as np
 
@@ -62,3 +63,25 @@ PROCFS_ROW = np.dtype(
 #: time in [start, end); CANARY_TOUCHES: the same pages, touched again.
 CANARY_GAP, CANARY_FAULTS, CANARY_TOUCHES = range(3)
 CANARY_DTYPE = np.dtype([("start_ns", "<i8"), ("end_ns", "<i8"), ("tid", "<i4"), ("count", "<i4"), ("what", "u1")])
+
+
+class Why(IntFlag):
+    """Why the flight recorder (`--keep tail`) kept a window in full detail."""
+
+    START = 1
+    """The beginning: the canary's phase, and the first seconds of the measurement."""
+    TAIL = 2
+    """Its request was slow."""
+    SAMPLE = 4
+    """Its request was drawn, whatever it turned out to be."""
+    LONG = 8
+    """Whether a request under way was slow could not be awaited."""
+
+
+#: windows.stream: all records of all CPUs in [start_ns, end_ns] were kept, and what was known just before. `seq`: the
+#: request that the window is for, as in the rows of its worker (WORD_SEQ, with `phase`; as in the request table once
+#: the session is opened); -1 for none. `tid`: its thread. `why`: Why. losses.stream: GAP_DTYPE, the holes that the
+#: recorder saw; its own discards are none.
+WINDOW_DTYPE = np.dtype(
+    [("start_ns", "<i8"), ("end_ns", "<i8"), ("seq", "<i8"), ("tid", "<i4"), ("phase", "u1"), ("why", "u1")]
+)

@@ -126,6 +126,7 @@ def _spec(data: Mapping[str, object]) -> RunSpec:
         warmup_ns=_integer(data.get("warmup_ns", default.warmup_ns)),
         seed=_integer(data.get("seed", default.seed)),
         probes=_text(data.get("probes", default.probes)),
+        keep=_text(data.get("keep", default.keep)),
         slo_ns=None if slo is None else _integer(slo),
         dims=_pairs(data.get("dims", []), _integer),
         gc=_text(data.get("gc", default.gc)),

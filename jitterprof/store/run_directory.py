@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -11,17 +12,19 @@ import numpy as np
 import numpy.typing as npt
 
 from jitterprof.errors import RunFileError, SpecError
-from jitterprof.model.event import CLOCK_WORDS, EVENT_DTYPE, EventKind
+from jitterprof.model.event import CLOCK_CLASSES, CLOCK_NS, CLOCK_WORDS, EVENT_DTYPE, GAP_DTYPE, EventKind
 from jitterprof.model.request import GC_DTYPE, REQUEST_DTYPE, Kind, Phase, Status
 from jitterprof.model.run import Health, Manifest
-from jitterprof.model.stream import CANARY_DTYPE, PROCFS_ROW, SAMPLE_DTYPE, WORD_SEQ, WORD_STATE
+from jitterprof.model.stream import CANARY_DTYPE, PROCFS_ROW, SAMPLE_DTYPE, WINDOW_DTYPE, WORD_SEQ, WORD_STATE
 from jitterprof.store import histogram_log, tables
 from jitterprof.store.manifest import MANIFEST_NAME, STATE_COMPLETE, read_manifest, write_manifest
 from jitterprof.store.requests import SeqMap, assemble_requests, dispatch_lag_ns
 from jitterprof.store.streams import (
     CANARY_STREAM,
     EVENT_STREAM,
+    LOSS_STREAM,
     SAMPLE_STREAM,
+    WINDOW_STREAM,
     RowFile,
     read_clocks,
     read_events,
@@ -42,8 +45,19 @@ CLOCK_DTYPE = np.dtype(
     ]
 )
 
+#: How long the serving thread was in each state during a request: the growth of its state clocks.
+STATE_DTYPE = np.dtype(
+    [
+        ("seq", "<i8"),
+        ("tid", "<i4"),
+        ("phase", "u1"),
+        *((name, "<i8") for name in CLOCK_CLASSES if not name.startswith("reserved")),
+    ]
+)
+_CHUNK = 1 << 16
+
 #: Tables that only some sessions have; each is a field of Run, NAME.parquet on disk.
-OPTIONAL_TABLES = ("gc", "clocks", "procfs", "canary", "samples")
+OPTIONAL_TABLES = ("gc", "clocks", "procfs", "canary", "samples", "windows", "losses", "states")
 _FREE_SPACE = "free some space, or give another --out"
 CUT_CAVEAT = "the recording was cut: it was not closed, and holds what had reached the disk"
 
@@ -54,7 +68,9 @@ class Run:
 
     `requests`: REQUEST_DTYPE of all phases, tokens included, by intended start. `events`: EVENT_DTYPE by ts.
     `gc`: GC_DTYPE. `clocks`: CLOCK_DTYPE. `procfs`: PROCFS_ROW; both with the `seq` of the request table.
-    `canary`: CANARY_DTYPE. `samples`: SAMPLE_DTYPE. Tables that the session did not record are empty.
+    `canary`: CANARY_DTYPE. `samples`: SAMPLE_DTYPE. Only with `keep` "tail": `windows`: WINDOW_DTYPE; `losses`:
+    GAP_DTYPE, the holes among all records, kept or not; `states`: STATE_DTYPE. Tables that the session did not record
+    are empty.
     """
 
     path: Path
@@ -66,6 +82,9 @@ class Run:
     procfs: npt.NDArray[np.void]
     canary: npt.NDArray[np.void] = field(default_factory=lambda: np.empty(0, CANARY_DTYPE))
     samples: npt.NDArray[np.void] = field(default_factory=lambda: np.empty(0, SAMPLE_DTYPE))
+    windows: npt.NDArray[np.void] = field(default_factory=lambda: np.empty(0, WINDOW_DTYPE))
+    losses: npt.NDArray[np.void] = field(default_factory=lambda: np.empty(0, GAP_DTYPE))
+    states: npt.NDArray[np.void] = field(default_factory=lambda: np.empty(0, STATE_DTYPE))
 
 
 def create_run(path: Path, manifest: Manifest) -> Path:
@@ -142,6 +161,9 @@ def open_run(path: Path) -> Run:
         tables.read_array(path / "procfs.parquet", PROCFS_ROW),
         tables.read_array(path / "canary.parquet", CANARY_DTYPE),
         tables.read_array(path / "samples.parquet", SAMPLE_DTYPE),
+        tables.read_array(path / "windows.parquet", WINDOW_DTYPE),
+        tables.read_array(path / "losses.parquet", GAP_DTYPE),
+        tables.read_array(path / "states.parquet", STATE_DTYPE),
     )
 
 
@@ -155,8 +177,11 @@ def _open_streams(path: Path, manifest: Manifest, cut: bool) -> Run:
     requests, seq_map = assemble_requests(list(files.values()))
     recorded = read_events(path / EVENT_STREAM)
     events = recorded.events
-    # The ring hands out records nearly in order: a stable sort is cheap then, and none is needed when they are.
-    if np.any(events["ts"][1:] < events["ts"][:-1]):
+    # The ring hands out records nearly in order: a stable sort is cheap then, and none is needed when they are. The
+    # flight recorder writes some late; then the sequence tells which of two at one moment came first.
+    if manifest.spec.keep == "tail":
+        events = events[np.lexsort((events["seq"], events["ts"]))]
+    elif np.any(events["ts"][1:] < events["ts"][:-1]):
         events = events[np.argsort(events["ts"], kind="stable")]
     if recorded.dropped_bytes:
         lost = (
@@ -164,6 +189,7 @@ def _open_streams(path: Path, manifest: Manifest, cut: bool) -> Run:
         )
         health = replace(manifest.health, caveats=(*manifest.health.caveats, lost))
         manifest = replace(manifest, health=health)
+    tail = manifest.spec.keep == "tail"
     gc = [read_records(file, GC_DTYPE) for file in sorted(path.glob("gc*.stream"))]
     procfs = [read_records(file, PROCFS_ROW) for file in sorted(path.glob("procfs*.stream"))]
     return Run(
@@ -172,16 +198,19 @@ def _open_streams(path: Path, manifest: Manifest, cut: bool) -> Run:
         requests,
         events,
         np.concatenate([np.empty(0, GC_DTYPE), *gc]),
-        _clocks(path, files, seq_map, cut),
+        np.empty(0, CLOCK_DTYPE) if tail else _joined(CLOCK_DTYPE, _clocks(path, files, seq_map, cut)),
         _procfs(np.concatenate([np.empty(0, PROCFS_ROW), *procfs]), seq_map),
         read_records(path / CANARY_STREAM, CANARY_DTYPE),
         read_records(path / SAMPLE_STREAM, SAMPLE_DTYPE),
+        _windows(read_records(path / WINDOW_STREAM, WINDOW_DTYPE), seq_map),
+        read_records(path / LOSS_STREAM, GAP_DTYPE),
+        _joined(STATE_DTYPE, map(_states, _clocks(path, files, seq_map, cut))) if tail else np.empty(0, STATE_DTYPE),
     )
 
 
-def _clocks(path: Path, files: dict[str, RowFile], seq_map: SeqMap, cut: bool) -> npt.NDArray[np.void]:
-    """`cut`: the probes may have gone before the workload. Clocks that stand still to the end then say nothing."""
-    parts = [np.empty(0, CLOCK_DTYPE)]
+def _clocks(path: Path, files: dict[str, RowFile], seq_map: SeqMap, cut: bool) -> Iterator[npt.NDArray[np.void]]:
+    """CLOCK_DTYPE in chunks. `cut`: the probes may have gone before the workload. Clocks that stand still to the end
+    then say nothing."""
     for name, file in files.items():
         if file.kind != Kind.REQUEST:
             continue
@@ -190,19 +219,41 @@ def _clocks(path: Path, files: dict[str, RowFile], seq_map: SeqMap, cut: bool) -
             last = snapshots["end"][-1]
             moved = np.flatnonzero(((snapshots["begin"] != last) | (snapshots["end"] != last)).any(axis=1))
             snapshots = snapshots[: moved[-1] + 1 if len(moved) else 0]
-        state, position = file.rows[: len(snapshots), WORD_STATE], file.rows[: len(snapshots), WORD_SEQ]
-        part = np.zeros(len(snapshots), CLOCK_DTYPE)
-        part["phase"] = state >> 8 & 0xFF
-        part["seq"] = seq_map.lookup(part["phase"], position)
-        part["tid"] = file.tid
-        part["begin"], part["end"] = snapshots["begin"], snapshots["end"]
-        parts.append(part)
-    return np.concatenate(parts)
+        for start in range(0, len(snapshots), _CHUNK):
+            chunk = snapshots[start : start + _CHUNK]
+            rows = file.rows[start : start + len(chunk)]
+            part = np.zeros(len(chunk), CLOCK_DTYPE)
+            part["phase"] = rows[:, WORD_STATE] >> 8 & 0xFF
+            part["seq"] = seq_map.lookup(part["phase"], rows[:, WORD_SEQ])
+            part["tid"] = file.tid
+            part["begin"], part["end"] = chunk["begin"], chunk["end"]
+            yield part
+
+
+def _states(clocks: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
+    """STATE_DTYPE of CLOCK_DTYPE; without those of a thread that has no clock."""
+    clocks = clocks[clocks["end"].any(axis=1)]
+    states = np.zeros(len(clocks), STATE_DTYPE)
+    for name in ("seq", "tid", "phase"):
+        states[name] = clocks[name]
+    for number, name in enumerate(CLOCK_CLASSES, CLOCK_NS):
+        if name in (STATE_DTYPE.names or ()):
+            states[name] = (clocks["end"][:, number] - clocks["begin"][:, number]).astype(np.int64)
+    return states
+
+
+def _joined(dtype: np.dtype[np.void], parts: Iterable[npt.NDArray[np.void]]) -> npt.NDArray[np.void]:
+    return np.concatenate([np.empty(0, dtype), *parts])
 
 
 def _procfs(rows: npt.NDArray[np.void], seq_map: SeqMap) -> npt.NDArray[np.void]:
     rows["seq"] = seq_map.lookup(rows["phase"], rows["seq"])
     return rows[rows["seq"] >= 0]
+
+
+def _windows(rows: npt.NDArray[np.void], seq_map: SeqMap) -> npt.NDArray[np.void]:
+    rows["seq"] = seq_map.lookup(rows["phase"], rows["seq"])
+    return rows
 
 
 def _complete_from_rows(run: Run, health: Health) -> Manifest:

@@ -30,22 +30,24 @@ SAMPLE_STREAM = "samples.stream"
 EVENT_STREAM = "events.stream"
 GC_STREAM = "gc.stream"
 PROCFS_STREAM = "procfs.stream"
+WINDOW_STREAM = "windows.stream"
+LOSS_STREAM = "losses.stream"
 
 
-class EventStream:
-    """Appends batches of events to `path`. After an error the file ends with the last full batch."""
+class _Appender:
+    """Appends to `path`. After an error the file ends with what was written before."""
 
     def __init__(self, path: Path) -> None:
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         self._length = os.fstat(self._descriptor).st_size
 
-    def write_batch(self, events: npt.NDArray[np.void]) -> None:
-        """Append `events` (EVENT_DTYPE) as one batch. Raises OSError; the batch is then not in the file."""
-        if not len(events):
-            return
-        payload = np.ascontiguousarray(events, EVENT_DTYPE).view(np.uint8).data
-        header = memoryview(BATCH_HEADER.pack(BATCH_MAGIC, len(events), zlib.crc32(payload), 0))
-        left: list[memoryview] = [header, payload]
+    @property
+    def length(self) -> int:
+        """Bytes in the file."""
+        return self._length
+
+    def _append(self, *parts: memoryview) -> None:
+        left = list(parts)
         try:
             while left:
                 written = os.writev(self._descriptor, left)
@@ -56,7 +58,7 @@ class EventStream:
         except OSError:
             os.ftruncate(self._descriptor, self._length)
             raise
-        self._length += header.nbytes + payload.nbytes
+        self._length += sum(part.nbytes for part in parts)
 
     def close(self) -> None:
         """Write back to the disk and close. Raises OSError."""
@@ -74,6 +76,26 @@ class EventStream:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+class EventStream(_Appender):
+    """Appends batches of events to `path`. After an error the file ends with the last full batch."""
+
+    def write_batch(self, events: npt.NDArray[np.void]) -> None:
+        """Append `events` (EVENT_DTYPE) as one batch. Raises OSError; the batch is then not in the file."""
+        if not len(events):
+            return
+        payload = np.ascontiguousarray(events, EVENT_DTYPE).view(np.uint8).data
+        self._append(memoryview(BATCH_HEADER.pack(BATCH_MAGIC, len(events), zlib.crc32(payload), 0)), payload)
+
+
+class RecordStream(_Appender):
+    """Appends rows as raw bytes, as `read_records` reads them."""
+
+    def write(self, rows: npt.NDArray[np.void]) -> None:
+        """Append `rows`. Raises OSError; they are then not in the file."""
+        if len(rows):
+            self._append(np.ascontiguousarray(rows).view(np.uint8).data)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,8 +174,12 @@ def read_records(path: Path, dtype: np.dtype[np.void]) -> npt.NDArray[np.void]:
 
 
 def read_clocks(path: Path, rows: int) -> npt.NDArray[np.void]:
-    """CLOCK_ROW of the first `rows` requests of a worker (fewer where the file is shorter)."""
-    return read_records(path, CLOCK_ROW)[:rows]
+    """CLOCK_ROW of the first `rows` requests of a worker (fewer where the file is shorter), as a view of the file."""
+    if not path.is_file():
+        return np.empty(0, CLOCK_ROW)
+    content = _bytes_of(path)
+    whole = min(rows, len(content) // CLOCK_ROW.itemsize) * CLOCK_ROW.itemsize
+    return np.asarray(content[:whole]).view(CLOCK_ROW)
 
 
 def _bytes_of(path: Path) -> npt.NDArray[np.uint8]:

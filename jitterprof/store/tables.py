@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 #: Rows of one row group: bounds what is converted at once.
 ROW_GROUP = 1 << 20
+#: Columns that grow from row to row: their steps are small (events: 4.8 B each instead of 11.1).
+GROWING = frozenset({"ts", "ts_ns", "seq", "intended_ns", "start_ns", "end_ns"})
 
 
 def write_array(path: Path, rows: npt.NDArray[np.void], order: npt.NDArray[np.intp] | None = None) -> None:
@@ -31,7 +33,14 @@ def write_array(path: Path, rows: npt.NDArray[np.void], order: npt.NDArray[np.in
     schema = pa.schema([(name, _arrow_type(rows.dtype[name])) for name in names])
     temporary = path.with_name(path.name + ".tmp")
     try:
-        with pq.ParquetWriter(temporary, schema, compression="zstd", compression_level=1) as writer:
+        with pq.ParquetWriter(
+            temporary,
+            schema,
+            compression="zstd",
+            compression_level=1,
+            use_dictionary=[name for name in names if name not in GROWING],
+            column_encoding=dict.fromkeys(GROWING & {*names}, "DELTA_BINARY_PACKED"),
+        ) as writer:
             for start in range(0, max(1, len(rows)), ROW_GROUP):
                 part = rows[start : start + ROW_GROUP] if order is None else rows[order[start : start + ROW_GROUP]]
                 columns = [_column(part[name]) for name in names]

@@ -33,7 +33,7 @@ class Offset:
 class Probe:
     """One concern. `causes`: what becomes unknown without it. `needs` any of these offsets missing: probe missing;
     `uses` missing: the C source leaves that part out; `together`: of use only when all are there.
-    `names_only`: it writes no record of its own."""
+    `names_only`: it writes no record of its own. `inside`: it is part of the programs of this probe."""
 
     name: str
     title: str
@@ -43,6 +43,7 @@ class Probe:
     uses: tuple[Offset, ...] = ()
     together: tuple[Offset, ...] = ()
     names_only: bool = False
+    inside: str = ""
 
     @property
     def source(self) -> str:
@@ -112,7 +113,7 @@ PROBES: tuple[Probe, ...] = (
     ),
     Probe(
         "lifecycle",
-        "threads that come, go, are renamed or signalled",
+        "threads and processes that come, go, are renamed or signalled",
         (
             Attachment("sched_process_fork", "on_sched_process_fork"),
             Attachment("sched_process_exit", "on_sched_process_exit"),
@@ -151,7 +152,7 @@ PROBES: tuple[Probe, ...] = (
         "the timer or call function behind an interrupt, and who sent the IPI",
         (
             Attachment("hrtimer_expire_entry", "on_hrtimer_expire_entry", required=False),
-            Attachment("csd_function_entry", "on_csd_function_entry", required=False),
+            Attachment("csd_queue_cpu", "on_csd_queue_cpu", required=False),
             Attachment("ipi_send_cpu", "on_ipi_send_cpu", required=False),
             Attachment("ipi_send_cpumask", "on_ipi_send_cpumask", required=False),
         ),
@@ -201,5 +202,25 @@ PROBES: tuple[Probe, ...] = (
         "idle exits of a CPU that a request waits for",
         (Attachment("cpu_idle", "on_cpu_idle"),),
         (),
+    ),
+    Probe(
+        "pmu",
+        "cycles, instructions and cache misses of the target's threads",
+        (),
+        (),
+        inside="sched",
+    ),
+    Probe(
+        "frequency",
+        "changes of the frequency of a CPU that the target runs on",
+        (Attachment("cpu_frequency", "on_cpu_frequency"),),
+        (),
+    ),
+    Probe(
+        "neighbour",
+        "who runs beside the target's threads: on the same core, or with the same last-level cache",
+        (),
+        (),
+        inside="irq",
     ),
 )

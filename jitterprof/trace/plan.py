@@ -73,7 +73,7 @@ def _plan_probe(btf: Btf, probe: Probe, machine: str) -> tuple[ProbeStatus, tupl
             return ProbeStatus(probe.name, "missing", f"this kernel has no tracepoint {attachment.tracepoint}"), (), ()
         elif not attachment.built_out:
             absent.append(attachment.tracepoint)
-    if not attachments:
+    if not attachments and not probe.inside:
         return ProbeStatus(probe.name, "missing", f"this kernel has none of {', '.join(absent)}"), (), ()
     # A kernel has one of the two ways to see throttling, so one absent member is not a lack.
     if len(_THROTTLING & {*absent_members}) == 1:
@@ -85,9 +85,12 @@ def _plan_probe(btf: Btf, probe: Probe, machine: str) -> tuple[ProbeStatus, tupl
     return status, tuple(attachments), defines
 
 
-def make_plan(btf: Btf, wanted: tuple[str, ...] | None = None, machine: str = "") -> Plan:
-    """Match the catalogue (or the probes named in `wanted`) against a kernel. Raises ProbeUnavailable without `sched`'s
-    basics, since nothing can be explained then."""
+def make_plan(
+    btf: Btf, wanted: tuple[str, ...] | None = None, machine: str = "", limits: tuple[ProbeStatus, ...] = ()
+) -> Plan:
+    """Match the catalogue (or the probes named in `wanted`) against a kernel, and against the `limits` of the machine:
+    probes that it leaves missing or partial, whatever the kernel has. Raises ProbeUnavailable without `sched`'s basics,
+    since nothing can be explained then."""
     machine = machine or platform.machine()
     registers = _REGISTERS.get(machine)
     if registers is None:
@@ -112,10 +115,15 @@ def make_plan(btf: Btf, wanted: tuple[str, ...] | None = None, machine: str = ""
             statuses.append(ProbeStatus(probe.name, "off", "not asked for"))
             continue
         status, found_attachments, found_defines = _plan_probe(btf, probe, machine)
+        limit = next((one for one in limits if one.name == probe.name), None)
+        if limit is not None and status.state == "on":
+            status = limit
+        if probe.inside and f"{probe.inside}.bpf.c" not in sources:
+            status = ProbeStatus(probe.name, "missing", f"it is part of the probe {probe.inside}, which is not there")
         statuses.append(status)
         if status.state in ("on", "partial"):
             attachments += found_attachments
-            defines += found_defines
+            defines += (*found_defines, f"-DWITH_{probe.name.upper()}")
             sources.append(probe.source)
     if "sched.bpf.c" not in sources and (wanted is None or "sched" in wanted):
         reason = next(status.reason for status in statuses if status.name == "sched")

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,12 @@ from jitterprof.model.run import ProbeStatus
 from jitterprof.resources import probes_dir
 from jitterprof.trace import bcc_module
 from jitterprof.trace.btf import Btf
-from jitterprof.trace.catalog import PROBES
+from jitterprof.trace.catalog import PROBES, Attachment
+from jitterprof.trace.counters import COUNTERS, Counter, open_counters
 from jitterprof.trace.faults import attach_fault_ends
+from jitterprof.trace.machine import frequencies, machine_limits, neighbours
 from jitterprof.trace.plan import Plan, make_plan
+from jitterprof.trace.processes import Processes
 from jitterprof.trace.ring import Ring
 
 #: 32 MiB is 700,000 records: at the heaviest storm seen (1 M/s) the reader has 0.5 s from the wake-up at a quarter.
@@ -26,13 +30,15 @@ RING_BYTES = 32 << 20
 _PAGE = 4096
 
 #: Names of jp_cpu.count[].
-CPU_COUNTERS = ("hardirqs", "softirqs", "timers", "ipis", "nmis", "switches")
+CPU_COUNTERS = ("hardirqs", "softirqs", "timers", "ipis", "nmis", "switches", "slotless")
+_FORK = "sched_process_fork"
 
 
 @dataclass(frozen=True, slots=True)
 class CpuCounts:
     """What one CPU's programs counted, matched or not: `lost` and `written` records, the next sequence number,
-    hypervisor steal in ns since attach, and all interrupts by class."""
+    hypervisor steal in ns since attach, all interrupts by class, and how often a thread of the target could not be
+    recorded because CLOCK_SLOTS others were."""
 
     cpu: int
     seq: int
@@ -71,10 +77,12 @@ def _source(plan: Plan) -> str:
 
 
 class TraceSession:
-    """The probes on one target process, from construction to `close`. All is gone with this process, even by SIGKILL:
-    programs, maps and events are held by file descriptors only.
+    """The probes on one target, from construction to `close`. All is gone with this process, even by SIGKILL: programs,
+    maps and events are held by file descriptors only.
 
-    `clock_fd`: the mmap-able array of state clocks. Raises ProbeUnavailable when the scheduler probe cannot run.
+    The target is `target_pid`, the processes in `more_pids`, and every process that these have started or will start.
+    `canary_pid` is traced like it, without its children. `clock_fd`: the mmap-able array of state clocks. `counters`:
+    what the probe `pmu` counts. Raises ProbeUnavailable when the scheduler probe cannot run.
     """
 
     def __init__(
@@ -86,14 +94,14 @@ class TraceSession:
         wanted: tuple[str, ...] | None = None,
         tick_function: int = 0,
         canary_pid: int = 0,
+        more_pids: tuple[int, ...] = (),
+        counters: tuple[Counter, ...] = COUNTERS,
     ) -> None:
-        plan = make_plan(Btf(), wanted)
         self._cpus = possible_cpus()
+        plan = make_plan(Btf(), wanted, limits=machine_limits(self._cpus, counters))
         fault_end = "memory.bpf.c" in plan.sources
         flags = [
             *plan.defines,
-            f"-DTARGET_TGID={target_pid}",
-            f"-DCANARY_TGID={canary_pid or target_pid}",
             f"-DEMIT_EVENTS={int(events)}",
             f"-DRING_PAGES={ring_bytes // _PAGE}",
             f"-DWAKE_EVERY={_wake_every(ring_bytes, self._cpus)}",
@@ -107,18 +115,35 @@ class TraceSession:
         free = bpf[b"free_slots"]
         for slot in reversed(range(CLOCK_SLOTS)):
             free.push(ctypes.c_uint32(slot))
-        self._loaded = self._attach(bpf, plan, self._cpus)
-        self._fault_fds = self._loaded.fds
+        self._processes = Processes(bpf[b"pids"].map_fd)
+        self._processes.follow((target_pid, *more_pids))
+        if canary_pid:
+            self._processes.follow_canary(canary_pid)
+        _tell_topology(bpf, plan, self._cpus)
+        self._loaded = self._attach(bpf, plan, self._cpus, counters, self._processes.follow_descendants)
+        self._event_fds = self._loaded.fds
         self.ring = Ring(bpf[b"events"].map_fd, ring_bytes) if events else None
         self.ring_fd: int = bpf[b"events"].map_fd if events else -1
         self.clock_fd: int = bpf[b"clocks"].map_fd
 
     @staticmethod
-    def _attach(bpf: Any, plan: Plan, cpus: int) -> _Loaded:
+    def _attach(
+        bpf: Any, plan: Plan, cpus: int, counters: tuple[Counter, ...], follow_descendants: Callable[[], None]
+    ) -> _Loaded:
         statuses = {status.name: status for status in plan.statuses}
         by_probe = _probe_of_function()
         fds: list[int] = []
-        for attachment in plan.attachments:
+        if statuses["pmu"].state in ("on", "partial"):
+            try:
+                fds += open_counters(bpf, cpus, counters)
+            except ProbeUnavailable as error:
+                statuses["pmu"] = replace(statuses["pmu"], state="missing", reason=str(error))
+        looked = False
+        for attachment in _fork_first(plan.attachments):
+            if not looked and attachment.tracepoint != _FORK:
+                # What is started from here on is seen; what was started before is looked for.
+                follow_descendants()
+                looked = True
             name = by_probe[attachment.function]
             if statuses[name].state == "missing":
                 continue
@@ -136,7 +161,7 @@ class TraceSession:
             try:
                 minor = bcc_module.load_perf_program(bpf, "on_minor_fault")
                 major = bcc_module.load_perf_program(bpf, "on_major_fault")
-                fds = attach_fault_ends(cpus, minor, major)
+                fds += attach_fault_ends(cpus, minor, major)
             except ProbeUnavailable as error:
                 statuses["memory"] = replace(statuses["memory"], state="partial", reason=str(error))
         return _Loaded(bpf, plan, tuple(statuses.values()), tuple(fds))
@@ -156,6 +181,10 @@ class TraceSession:
             counts = tuple(int(row.count[number]) for number in range(len(CPU_COUNTERS)))
             rows.append(CpuCounts(cpu, int(row.seq), int(row.lost), int(row.written), int(steal), counts))
         return tuple(rows)
+
+    def followed(self) -> tuple[int, ...]:
+        """Every process that belonged to the target at some time so far, ascending."""
+        return self._processes.followed()
 
     def recursion_misses(self) -> int:
         """How often the kernel skipped one of our programs because it was already running on that CPU.
@@ -183,16 +212,39 @@ class TraceSession:
         bpf = self._loaded.bpf
         for name in list(bpf.raw_tracepoint_fds):
             bpf.detach_raw_tracepoint(name)
-        for fd in self._fault_fds:
+        for fd in self._event_fds:
             os.close(fd)
-        self._fault_fds = ()
+        self._event_fds = ()
 
     def close(self) -> None:
         """Detach and free everything."""
         self.detach()
         if self.ring is not None:
             self.ring.close()
+        self._processes.close()
         self._loaded.bpf.cleanup()
+
+
+def _tell_topology(bpf: Any, plan: Plan, cpus: int) -> None:
+    """What the programs cannot find out: who is beside whom, and how fast each CPU runs to begin with."""
+    if "neighbour.bpf.c" in plan.sources:
+        table = bpf[b"neighbours"]
+        for cpu, beside in neighbours(cpus).items():
+            words, row = beside.words(), table.Leaf()
+            row.count, row.siblings = len(words), len(beside.siblings)
+            row.next = row.siblings if len(words) > row.siblings else 0
+            row.list[: len(words)] = words
+            table[cpu] = row
+    if "frequency.bpf.c" in plan.sources:
+        table = bpf[b"cpus"]
+        for cpu, khz in frequencies(cpus).items():
+            row = table.Leaf()
+            row.khz = khz
+            table[cpu] = row
+
+
+def _fork_first(attachments: tuple[Attachment, ...]) -> list[Attachment]:
+    return sorted(attachments, key=lambda attachment: attachment.tracepoint != _FORK)
 
 
 def _naming_functions() -> set[str]:

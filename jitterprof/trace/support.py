@@ -7,8 +7,9 @@ from jitterprof.model.run import ProbeStatus
 from jitterprof.trace import bcc_module
 from jitterprof.trace.btf import Btf
 from jitterprof.trace.catalog import PROBES
+from jitterprof.trace.machine import machine_limits
 from jitterprof.trace.plan import make_plan
-from jitterprof.trace.session import TraceSession
+from jitterprof.trace.session import TraceSession, possible_cpus
 
 _SMALL_RING = 1 << 16
 
@@ -24,7 +25,7 @@ def check_probes(attach: bool = True) -> tuple[ProbeStatus, ...]:
             finally:
                 session.close()
         bcc_module.load()
-        return make_plan(Btf()).statuses
+        return make_plan(Btf(), limits=machine_limits(possible_cpus())).statuses
     except ProbeUnavailable as error:
         reason = f"{error.message}. {error.hint}".strip()
         return tuple(ProbeStatus(probe.name, "missing", reason) for probe in PROBES)

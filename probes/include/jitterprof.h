@@ -4,8 +4,8 @@
  * The record's meaning by kind is documented once, in jitterprof/model/event.py; keep the two in step
  * (tests/unit/trace/test_layout.py compares them).
  *
- * Parameters come as -D from trace/session.py: TARGET_TGID, CANARY_TGID, EMIT_EVENTS, RING_PAGES, WAKE_EVERY, CPUS,
- * TICK_FUNCTION and the OFF_* member offsets read from the running kernel's BTF. An OFF_* that is not
+ * Parameters come as -D from trace/session.py: EMIT_EVENTS, RING_PAGES, WAKE_EVERY, CPUS, TICK_FUNCTION, WITH_NAME for
+ * the probes that others call, and the OFF_* member offsets read from the running kernel's BTF. An OFF_* that is not
  * defined means that this kernel has no such member.
  */
 #ifndef JITTERPROF_H
@@ -19,12 +19,24 @@
 
 #define CLOCK_SLOTS 1024
 
+/* PID_MAX_LIMIT of 64-bit kernels (include/linux/threads.h): no process number is larger, whatever pid_max says. */
+#define PID_LIMIT 4194304
+#define PIDS_PER_ROW 64
+
 enum jp_kind {
 	SWITCH_OUT = 1, SWITCH_IN, OCCUPY, WAKING, WAKEUP, MIGRATE, FORK, EXIT, TASK, TASK_CGROUP, CGROUP,
 	HARDIRQ = 16, SOFTIRQ, VECTOR, NMI, FAULT, RECLAIM, STEAL, BLOCK_IO, WORK, IDLE_EXIT, SIGNAL,
+	COUNTERS = 32, FREQUENCY, NEIGHBOUR,
 };
 
+/* What the target's processes are marked with. FOLLOWED stays when the process is gone: until the number is reused. */
+enum jp_mark { MARK_FOLLOWED = 1, MARK_CANARY = 2, MARK_EVER = 4 };
+
 enum jp_out_flag { OUT_PREEMPT = 1, OUT_THROTTLED = 2, OUT_IOWAIT = 4, OUT_IN_FAULT = 8, OUT_IN_RECLAIM = 16 };
+
+enum jp_counters_flag { COUNTERS_SHARED = 1, COUNTERS_LONG = 2 };
+
+enum jp_neighbour { NEIGHBOUR_NONE, NEIGHBOUR_SMT, NEIGHBOUR_CACHE };
 
 /* Interrupt context, innermost last; also the `flags` of WAKING. */
 enum jp_context { IN_TASK, IN_SOFTIRQ, IN_VECTOR, IN_HARDIRQ, IN_NMI, CONTEXTS };
@@ -68,36 +80,55 @@ struct jp_thread {
 	u32 pad;
 };
 
-/* One CPU. Written by that CPU, but for `watch` and `ipi_from`. */
+/*
+ * One CPU, by who writes and who reads it: a line of the cache that another CPU has written costs an interrupt here as
+ * much as the rest of its program. The sizes of the blocks are multiples of 64 bytes, and the map is page-aligned.
+ */
 struct jp_cpu {
-	u64 current_task;
-	u32 watch;  /* victims waiting on this CPU's run queue */
-	u32 seq;
-	u32 victim; /* 1 + the slot of the victim that runs here */
-	u32 ipi_from;
+	/* This CPU alone. */
 	u64 start[CONTEXTS];
-	u64 child[CONTEXTS];
+	u32 seq;
+	u32 vector;
 	u32 irq;
 	u32 softirq;
-	u32 vector;
-	u32 pad;
-	u64 function; /* of the hrtimer or call function that the vector ran */
+	u64 function; /* of the hrtimer that the vector ran */
+	u64 child[CONTEXTS];
+	u64 written;
+	u64 lost;
+	u64 looked; /* when it last looked at its neighbours */
+	u64 count[8]; /* all hardirqs, softirqs, timers, IPIs, NMIs, switches, victims without a slot, unused */
 	u64 work_function;
 	u64 work_start;
-	u32 work_tid;
-	u32 idle_state;
+	u64 work_tid;
 	u64 rq;
 	u64 steal;
 	u64 steal_ts;
 	u64 steal_first;
-	u64 lost;
-	u64 written;
-	u64 count[8]; /* all hardirqs, softirqs, timers, IPIs, NMIs, switches, hypervisor steal records, unused */
+	u64 khz_told; /* frequency that the last record of this CPU gave */
+	/* Written by this CPU at switches, read by all. */
+	u64 current_task;
+	u32 victim; /* 1 + the slot of the victim that runs here */
+	u32 idle_state;
+	u64 khz; /* written by whoever changes the frequency */
+	u64 pad_here[5];
+	/* Written by whoever wakes or moves a victim. */
+	u32 watch; /* victims waiting on this CPU's run queue */
+	u32 pad_watch[15];
+	/* Written by whoever interrupts this CPU. */
+	u64 ipi_from;
+	u64 ipi_function;
+	u64 pad_ipi[6];
+};
+
+struct jp_pids {
+	u8 mark[PIDS_PER_ROW];
 };
 
 BPF_F_TABLE("array", u32, struct jp_clock, clocks, CLOCK_SLOTS, BPF_F_MMAPABLE);
 BPF_ARRAY(threads, struct jp_thread, CLOCK_SLOTS);
-BPF_ARRAY(cpus, struct jp_cpu, CPUS);
+BPF_F_TABLE("array", u32, struct jp_cpu, cpus, CPUS, BPF_F_MMAPABLE);
+/* A byte per process number: user space can set one while a program sets its neighbour. */
+BPF_F_TABLE("array", u32, struct jp_pids, pids, PID_LIMIT / PIDS_PER_ROW, BPF_F_MMAPABLE);
 BPF_HASH(slots, u32, u32, CLOCK_SLOTS);
 BPF_STACK(free_slots, u32, CLOCK_SLOTS);
 BPF_TABLE("lru_hash", u32, u8, named, 16384);
@@ -128,10 +159,21 @@ static __always_inline u64 task_ids(const void *task)
 	return read_u64(task + OFF_TASK_PID);
 }
 
+/* Where a process is marked; 0 for a number that no process can have. */
+static __always_inline u8 *mark_of(u32 tgid)
+{
+	u32 row = tgid / PIDS_PER_ROW;
+	struct jp_pids *found = pids.lookup(&row);
+
+	return found ? &found->mark[tgid % PIDS_PER_ROW] : 0;
+}
+
 static __always_inline bool is_target(u64 ids)
 {
+	u8 *mark = mark_of(ids >> 32);
+
 	/* The canary is traced like the target, for half a second before the session. */
-	return (u32)(ids >> 32) == TARGET_TGID || (u32)(ids >> 32) == CANARY_TGID;
+	return mark && (*mark & (MARK_FOLLOWED | MARK_CANARY));
 }
 
 static __always_inline struct jp_cpu *cpu_state(u32 cpu)
@@ -265,8 +307,13 @@ static __always_inline u32 slot_of(u32 tid)
 
 	if (known)
 		return *known + 1;
-	if (free_slots.pop(&slot))
+	if (free_slots.pop(&slot)) {
+		struct jp_cpu *cpu = this_cpu();
+
+		if (cpu)
+			cpu->count[6]++;
 		return 0;
+	}
 	slots.update(&tid, &slot);
 	clock = clocks.lookup(&slot);
 	if (clock) {
@@ -338,6 +385,28 @@ static __always_inline void close_slot(u32 tid, u32 slot, struct jp_clock *clock
 }
 
 /*
+ * Parts that other probes bring along (pmu, frequency, neighbour); where such a probe is not there, its part is nothing.
+ * A victim has just got this CPU; is about to leave it; runs at a tick.
+ */
+#ifdef WITH_PMU
+static __always_inline void start_counters(u64 now);
+static __always_inline void read_counters(struct jp_cpu *cpu, u64 now, u32 tid);
+#else
+#define start_counters(now)
+#define read_counters(cpu, now, tid)
+#endif
+#ifdef WITH_FREQUENCY
+static __always_inline void tell_frequency(struct jp_cpu *cpu, u64 now);
+#else
+#define tell_frequency(cpu, now)
+#endif
+#ifdef WITH_NEIGHBOUR
+static __always_inline void look_at_neighbours(struct jp_cpu *cpu, u64 now, u32 tid);
+#else
+#define look_at_neighbours(cpu, now, tid)
+#endif
+
+/*
  * A victim whose switch to this CPU was not seen, because it ran before the probes were attached or because the kernel
  * hides the task before it: found at the next tick.
  */
@@ -361,6 +430,8 @@ static __always_inline void find_victim(struct jp_cpu *cpu, u64 now)
 	unwatch(thread);
 	clock_enter(clock, S_RUNNING, now);
 	name_task(cpu, (void *)bpf_get_current_task(), ids);
+	start_counters(now);
+	tell_frequency(cpu, now);
 }
 
 /* All time that is already on some clock: an interval in task context is net of what grew meanwhile. */
@@ -419,6 +490,16 @@ static __always_inline void look_at_steal(struct jp_cpu *cpu, const void *task, 
 	}
 	cpu->steal_ts = now;
 #endif
+}
+
+/* The timer has interrupted a CPU on which a victim runs or waits. */
+static __always_inline void at_tick(struct jp_cpu *cpu, u64 now)
+{
+	look_at_steal(cpu, (void *)bpf_get_current_task(), now, true);
+	if (cpu->victim) {
+		read_counters(cpu, now, bpf_get_current_pid_tgid());
+		look_at_neighbours(cpu, now, bpf_get_current_pid_tgid());
+	}
 }
 
 #endif

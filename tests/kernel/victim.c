@@ -423,6 +423,70 @@ static void do_child(struct act *act, const char *arguments)
 	note(" child=%d", child);
 }
 
+static void hand(int out, int in, char *byte)
+{
+	if (write(out, byte, 1) != 1 || read(in, byte, 1) != 1)
+		_exit(1);
+}
+
+/*
+ * A child with which we take turns over two pipes, and a child of that one that sleeps. All FIFO, of one priority and on
+ * one CPU: neither preempts the other, so each turn is one sleep.
+ */
+static void do_family(struct act *act, const char *arguments)
+{
+	int there[2], back[2], kin[2], count = 0, cpu = 0;
+	pid_t child, grandchild = 0;
+	char byte = 'x';
+
+	sscanf(arguments, "%d %d", &count, &cpu);
+	pin(cpu);
+	policy(SCHED_FIFO, 10);
+	if (pipe(there) || pipe(back) || pipe(kin))
+		fail("pipe");
+	child = fork();
+	if (!child) {
+		grandchild = fork();
+		if (!grandchild) {
+			for (int i = 0; i < count; i++)
+				nap(300000);
+			_exit(0);
+		}
+		if (write(kin[1], &grandchild, sizeof(grandchild)) != sizeof(grandchild))
+			_exit(1);
+		for (int i = 0; i < count; i++)
+			if (read(there[0], &byte, 1) != 1 || write(back[1], &byte, 1) != 1)
+				_exit(1);
+		waitpid(grandchild, NULL, 0);
+		_exit(0);
+	}
+	if (read(kin[0], &grandchild, sizeof(grandchild)) != sizeof(grandchild))
+		fail("the child said nothing");
+	for (int i = 0; i < count; i++)
+		hand(there[1], back[0], &byte);
+	waitpid(child, NULL, 0);
+	act->end = now_ns();
+	policy(SCHED_OTHER, 0);
+	pin(-1);
+	for (int i = 0; i < 2; i++)
+		close(there[i]), close(back[i]), close(kin[i]);
+	note(" child=%d grandchild=%d", child, grandchild);
+}
+
+/* A child that sleeps for a millisecond again and again, as long as we live. */
+static void do_helper(struct act *act, const char *arguments)
+{
+	pid_t child = fork();
+
+	(void)act, (void)arguments;
+	if (!child) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		for (;;)
+			nap(1000000);
+	}
+	note(" child=%d", child);
+}
+
 static sigjmp_buf escape;
 static volatile char *volatile nowhere;
 
@@ -493,6 +557,7 @@ static const struct {
 	{"nothing", do_nothing}, {"spin", do_spin}, {"sleep", do_sleep}, {"fault", do_fault}, {"futex", do_futex},
 	{"read", do_read}, {"churn", do_churn}, {"rivals", do_rivals}, {"fifo", do_fifo}, {"migrate", do_migrate},
 	{"name", do_name}, {"child", do_child}, {"segv", do_segv}, {"snapshots", do_snapshots}, {"exec", do_exec},
+	{"family", do_family}, {"helper", do_helper},
 };
 
 static void *perform(void *argument)

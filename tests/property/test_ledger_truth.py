@@ -11,9 +11,8 @@ from jitterprof.analysis.calibration import HostCosts
 from jitterprof.analysis.cause_clock import CauseClock, spent_by_cause
 from jitterprof.analysis.event_counts import EVENT_CLASSES
 from jitterprof.analysis.evidence import Evidence, find_gaps
-from jitterprof.analysis.ledger import build_ledger, check_closure
+from jitterprof.analysis.ledger import build_ledger, build_ledger_and_claims, check_closure
 from jitterprof.analysis.run_excess import bill_run_excess
-from jitterprof.analysis.stragglers import pool_claims
 from jitterprof.analysis.timeline import build_timeline
 from jitterprof.model.cause import CAUSE_IDS, Cause
 from jitterprof.model.event import EventKind
@@ -161,10 +160,8 @@ def billed(trace: Trace) -> Ledger:
     server = int(np.unique(requests["tid"])[0]) if len(requests) else 0
     requests = requests[requests["tid"] == server]
     evidence = evidence_of(trace)
-    timeline = build_timeline(requests, evidence)
-    claims = pool_claims(requests, timeline)
+    ledger, claims = build_ledger_and_claims(requests, evidence)
     host = HostCosts(np.full(len(EVENT_CLASSES), 500.0), np.full(len(EVENT_CLASSES), 99))
-    ledger = build_ledger(requests, evidence, timeline=timeline)
     after, _ = bill_run_excess(requests, trace.events, ledger, host, claims, evidence.gaps)
     check_closure(after.pieces, requests, np.arange(len(requests)))
     return after

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-from injectors.control import CONTROL_ENV
+from injectors.control import CONTROL_ENV, Control
 from injectors.disk import interrupted_cpus
 from injectors.injector import PROGRAMS, VICTIM_ACTIONS, Injector
 
@@ -157,6 +157,7 @@ def victim(folder: Path) -> Iterator[Path]:
         ("work", 1_000_000, 100_000_000),
         ("gc", 500_000, 200_000_000),
         ("sleep", 5_000_000, 20_000_000),
+        ("chain", 4_500_000, 20_000_000),
     ],
 )
 def test_victim_answers_every_pulse(action: str, least_ns: int, most_ns: int, tmp_path: Path) -> None:
@@ -166,6 +167,30 @@ def test_victim_answers_every_pulse(action: str, least_ns: int, most_ns: int, tm
     print(f"\n{action}: median {np.median(took) / 1e3:.0f} us")
     assert len(took) == PULSES
     assert least_ns <= np.median(took) <= most_ns
+
+
+@pytest.mark.parametrize("action", ["madvise", "cold_file", "lock", "work", "gc", "sleep", "chain"])
+def test_victim_takes_as_long_as_it_is_asked_to(action: str, tmp_path: Path) -> None:
+    doses = {"pulse_ms": "1,8", "pulses": 8, "gap_ms": 40}
+    with victim(tmp_path) as control, Injector(action, CPU, control=control, **doses) as injector:
+        pass
+    took = np.array([t1 - t0 for t0, t1 in injector.pulses])
+    short, long = np.median(took[::2]), np.median(took[1::2])
+    print(f"\n{action}: {short / 1e3:.0f} and {long / 1e3:.0f} us")
+    assert [row["dose_ns"] for row in injector.rows] == [1_000_000, 8_000_000] * 4
+    assert long > 3 * short
+
+
+def test_a_lock_holder_loses_its_cpu_while_the_victim_waits(tmp_path: Path) -> None:
+    with victim(tmp_path) as control, Injector("held_lock", CPU, pulses=PULSES, gap_ms=40, control=control) as injector:
+        pass
+    shared = Control(control)
+    spans = [shared.answered(number) for number in range(PULSES)]
+    assert len(injector.rows) == PULSES
+    for (t0, t1, cpu), row in zip(spans, injector.rows, strict=True):
+        # The victim was at the lock, and off its CPU, all the time that the holder's CPU was taken.
+        assert t0 < row["t0_ns"] < row["t1_ns"] < t1
+        assert t1 - t0 - cpu > 0.9 * row["cpu_ns"] > 0.8 * 5_000_000
 
 
 def test_an_injector_that_is_ended_restores_and_logs(tmp_path: Path) -> None:
@@ -198,4 +223,4 @@ def test_a_quota_that_is_ended_leaves_no_cgroup(tmp_path: Path) -> None:
 def test_every_program_is_in_the_table() -> None:
     files = {path.stem for path in (HERE / "injectors").glob("*.py")}
     assert files == set(PROGRAMS) | {"victim_side", "control", "disk", "program", "injector"}
-    assert len(VICTIM_ACTIONS) == 6
+    assert len(VICTIM_ACTIONS) == 7

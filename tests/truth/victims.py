@@ -1,76 +1,36 @@
-"""A victim whose faults are known: `jitterprof run tests/truth/victims.py:build`.
+"""Victims whose faults are known: `jitterprof run tests/truth/victims.py:build`.
 
-Each request does a fixed piece of arithmetic on one thread, about 1 to 2 ms. When the control file (its path is in
-JITTERPROF_TRUTH_CONTROL) asks for an action, the next request does that too and answers with its exact start and end.
+`build`: a fixed piece of arithmetic on one thread, about 1 to 2 ms. `build_ort` and `build_ort_pool`: the convolutional
+reference model in onnxruntime, about 1.2 ms, with one intra-op thread and with two, the second on the CPU that
+OTHER_CPU_ENV names. When the control file (its path is in CONTROL_ENV) asks for an action, the next request does that
+too and answers with its exact start and end (victim_actions.py).
 """
 
 import ctypes
-import gc
-import mmap
 import os
 import platform
 import sys
-import tempfile
-import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent / "injectors"))
 
-from control import ACTION, CONTROL_ENV, PID, PULSE, REQUESTS, TID, Action, Control
+from control import CONTROL_ENV, OTHER_CPU_ENV, Control
 
-ANON_BYTES = 4 << 20
-PAGE = mmap.PAGESIZE
-COLD_BYTES = 16 << 20
-COLD_READS = 64
-LOCK_HELD_S = 0.005
-SLEEP_S = 0.005
-#: An action of `work` does this many times a request's own work, on top of it.
-WORK_FACTOR = 3
+_WORKLOADS = Path(__file__).resolve().parents[2] / "workloads"
 _ELEMENTS = 1 << 17
 _ROUNDS = 8
-_PR_SET_NAME = 15
 _REGISTER_GLOBAL_EXPEDITED = 4
 _SYS_MEMBARRIER = {"x86_64": 324, "aarch64": 283}
 
-_LIBC = ctypes.CDLL(None, use_errno=True)
 
-
-class _Holder(threading.Thread):
-    """Holds `mutex` for LOCK_HELD_S, asleep, each time it is asked to; its comm is `jp-holder`."""
-
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self.mutex, self.asked, self.holds = threading.Lock(), threading.Semaphore(0), threading.Semaphore(0)
-
-    def run(self) -> None:
-        _LIBC.prctl(_PR_SET_NAME, b"jp-holder", 0, 0, 0)
-        while True:
-            self.asked.acquire()
-            with self.mutex:
-                self.holds.release()
-                time.sleep(LOCK_HELD_S)
-
-
-def _cold_file() -> int:
-    """A descriptor of a file of COLD_BYTES on disk, already without a name."""
-    descriptor, name = tempfile.mkstemp(dir="/var/tmp", prefix="jp-cold-")
-    Path(name).unlink()
-    os.write(descriptor, os.urandom(COLD_BYTES))
-    os.fsync(descriptor)
-    # Out of the cache now: the first pulse must not pay for dropping all of it.
-    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
-    return descriptor
-
-
-def build() -> Callable[[], None]:
+def build() -> Callable[[], Any]:
     """The workload: a callable that is one request."""
-    rng = np.random.default_rng(7)
-    source = rng.random(_ELEMENTS, dtype=np.float32)
+    source = np.random.default_rng(7).random(_ELEMENTS, dtype=np.float32)
     result = np.empty_like(source)
 
     def work() -> None:
@@ -80,83 +40,62 @@ def build() -> Callable[[], None]:
             np.exp(result, out=result)
             np.sqrt(result, out=result)
 
+    return _with_actions(work)
+
+
+def build_ort() -> Callable[[], Any]:
+    """One run of the model on one thread."""
+    session, feed = _session(1)
+    return _with_actions(lambda: session.run(None, feed))
+
+
+def build_ort_pool() -> Callable[[], Any]:
+    """Two runs on two threads: as long as one run on one."""
+    session, feed = _session(2)
+
+    def work() -> None:
+        session.run(None, feed)
+        session.run(None, feed)
+
+    return _with_actions(work)
+
+
+def _session(threads: int) -> tuple[Any, dict[str, Any]]:
+    """An onnxruntime session of workloads/convnet.py, warm, and an input."""
+    import onnxruntime
+
+    sys.path.insert(0, str(_WORKLOADS))
+    import convnet
+
+    model = convnet.build_onnx()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    if threads > 1:
+        # The numbers that onnxruntime wants begin at 1.
+        other = str(int(os.environ[OTHER_CPU_ENV]) + 1)
+        options.add_session_config_entry("session.intra_op_thread_affinities", other)
+    session = onnxruntime.InferenceSession(model.model, options, providers=["CPUExecutionProvider"])
+    feed = dict(model.inputs(np.random.default_rng(0))[0])
+    for _ in range(50):
+        session.run(None, feed)
+    return session, feed
+
+
+def _with_actions(work: Callable[[], Any]) -> Callable[[], Any]:
+    """`work`, and after it the actions of the control file where there is one."""
     path = os.environ.get(CONTROL_ENV)
     if not path:
         return work
-
     # So that membarrier's IPIs reach this process (ipi_storm --how membarrier); the perf kind needs no consent.
     number = _SYS_MEMBARRIER.get(platform.machine())
-    if number is not None and _LIBC.syscall(number, _REGISTER_GLOBAL_EXPEDITED, 0, 0):
+    if number is not None and ctypes.CDLL(None, use_errno=True).syscall(number, _REGISTER_GLOBAL_EXPEDITED, 0, 0):
         raise OSError(ctypes.get_errno(), "membarrier registration")
-    control = Control(Path(path))
-    words = control.words
-    anonymous = mmap.mmap(-1, ANON_BYTES)
-    anonymous.madvise(mmap.MADV_NOHUGEPAGE)
-    pages = np.frombuffer(anonymous, dtype=np.uint8)[::PAGE]
-    pages[:] = 1
-    cold = _cold_file()
-    offsets = rng.permutation(COLD_BYTES // PAGE) * PAGE
-    holder = _Holder()
-    holder.start()
-    now = time.monotonic_ns
+    from victim_actions import Actions
 
-    def madvise(pulse: int) -> tuple[int, int]:
-        t0 = now()
-        anonymous.madvise(mmap.MADV_DONTNEED)
-        pages[:] = 1
-        return t0, now()
-
-    def cold_file(pulse: int) -> tuple[int, int]:
-        # Scattered small reads, each a wait of its own: one large read would cost more in copying than in waiting.
-        chosen = [int(offsets[(pulse * COLD_READS + number) % len(offsets)]) for number in range(COLD_READS)]
-        # All of it: a folio that reaches out of the advised range stays, and ext4's are large.
-        os.posix_fadvise(cold, 0, 0, os.POSIX_FADV_DONTNEED)
-        t0 = now()
-        for offset in chosen:
-            os.pread(cold, PAGE, offset)
-        return t0, now()
-
-    def lock(pulse: int) -> tuple[int, int]:
-        holder.asked.release()
-        holder.holds.acquire()
-        t0 = now()
-        holder.mutex.acquire()
-        t1 = now()
-        holder.mutex.release()
-        return t0, t1
-
-    def more(pulse: int) -> tuple[int, int]:
-        t0 = now()
-        for _ in range(WORK_FACTOR):
-            work()
-        return t0, now()
-
-    def collect(pulse: int) -> tuple[int, int]:
-        rings = [[] for _ in range(20_000)]
-        for ring in rings:
-            ring.append(ring)
-        del rings, ring
-        t0 = now()
-        gc.collect()
-        return t0, now()
-
-    def sleep(pulse: int) -> tuple[int, int]:
-        t0 = now()
-        time.sleep(SLEEP_S)
-        return t0, now()
-
-    actions = (None, madvise, cold_file, lock, more, collect, sleep)
-    assert len(actions) == len(Action)
+    requested = Actions(Control(Path(path))).requested
 
     def request() -> None:
         work()
-        asked = words[ACTION]
-        if asked:
-            pulse = words[PULSE]
-            words[ACTION] = 0
-            control.answer(pulse, *actions[asked](pulse))
-        if not words[REQUESTS]:
-            words[PID], words[TID] = os.getpid(), threading.get_native_id()
-        words[REQUESTS] += 1
+        requested()
 
     return request

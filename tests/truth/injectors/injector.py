@@ -19,18 +19,20 @@ PROGRAMS = (
     "ipi_storm",
     "quota",
     "sigstop",
+    "held_lock",
     "sham",
 )
-VICTIM_ACTIONS = ("madvise", "cold_file", "lock", "work", "gc", "sleep")
+VICTIM_ACTIONS = ("madvise", "cold_file", "lock", "work", "gc", "sleep", "chain")
 KINDS = PROGRAMS + VICTIM_ACTIONS
 
 
 class Injector:
     """A context manager. Entering starts the program; leaving waits for its last pulse and fills `pulses` and `rows`.
 
-    `options` become its arguments: pulses=20, pulse_ms=5, gap_ms=100, seed=1, delay_ms=0, pid=..., control=PATH, and
-    what the kind adds (hogs, every_us, how, depth, quota_ms, period_ms). With `control` the program waits for the
-    victim's first request. `pulses`: [(t0_ns, t1_ns)]; `rows`: the log lines with all they hold.
+    `options` become its arguments: pulses=20, pulse_ms=5 or "0.5,2,8", gap_ms=100, seed=1, delay_ms=0, pid=...,
+    control=PATH, other=CPU, and what the kind adds (hogs, every_us, how, depth, quota_ms, period_ms, stay_ms). With
+    `control` the program waits for the victim's first request. `pulses`: [(t0_ns, t1_ns)]; `rows`: the log lines with
+    all they hold.
     Leaving by an exception ends the program at once; it undoes what it did in either case.
     Raises RuntimeError when the program failed, with what it said.
     """

@@ -1,7 +1,8 @@
 """What the injector programs share: arguments, the pulse schedule, clean endings and the log.
 
-A log is JSON lines, one per pulse: `{"kind", "pulse", "t0_ns", "t1_ns", "count", "cpu_ns", ...}`, CLOCK_MONOTONIC ns.
-`count` and `cpu_ns` are what the injector knows it did (interrupts sent, CPU time burnt); 0 where it knows nothing.
+A log is JSON lines, one per pulse: `{"kind", "pulse", "t0_ns", "t1_ns", "count", "cpu_ns", "dose_ns", ...}`,
+CLOCK_MONOTONIC ns. `count` and `cpu_ns` are what the injector knows it did (interrupts sent, CPU time burnt); 0 where
+it knows nothing. `dose_ns` is what it was asked for.
 """
 
 import argparse
@@ -27,17 +28,22 @@ PULSE_MS_MAX = 500.0
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One run of an injector. `other` is a CPU that is not the victim's, where there is one."""
+    """One run of an injector. `other`: where what must not disturb runs, a CPU that is not the victim's where there is
+    one. `doses_ns`: lengths of the pulses, taken in turns."""
 
     kind: str
     cpu: int
     other: int
     pulses: int
-    pulse_ns: int
+    doses_ns: tuple[int, ...]
     gap_ns: int
     seed: int
     control: Control | None
     arguments: argparse.Namespace
+
+    def dose_ns(self, number: int) -> int:
+        """How long pulse `number` is."""
+        return self.doses_ns[number % len(self.doses_ns)]
 
     @property
     def victim_pid(self) -> int:
@@ -60,7 +66,8 @@ def begin(
     parser = argparse.ArgumentParser(prog=kind)
     parser.add_argument("--cpu", type=int, required=True, help="the victim's CPU")
     parser.add_argument("--pulses", type=int, default=20)
-    parser.add_argument("--pulse-ms", type=float, default=5.0)
+    parser.add_argument("--other", type=int, help="where the injector waits; default: a CPU that is not the victim's")
+    parser.add_argument("--pulse-ms", default="5", help="one length, or several (0.5,2,8) that take turns")
     parser.add_argument("--gap-ms", type=float, default=100.0, help="mean; each gap is 0.5 to 1.5 of it")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--delay-ms", type=float, default=0.0, help="before the first gap")
@@ -74,9 +81,10 @@ def begin(
     cpus = os.sched_getaffinity(0)
     if arguments.cpu not in cpus:
         parser.error(f"CPU {arguments.cpu} is not one of {sorted(cpus)}")
-    if not 0 < arguments.pulse_ms <= PULSE_MS_MAX or arguments.gap_ms < arguments.pulse_ms:
+    doses = [float(part) for part in str(arguments.pulse_ms).split(",")]
+    if not 0 < min(doses) <= max(doses) <= PULSE_MS_MAX or arguments.gap_ms < max(doses):
         parser.error(f"0 < --pulse-ms <= {PULSE_MS_MAX:g} and --gap-ms >= --pulse-ms, so that pulses stay pulses")
-    other = min(cpus - {arguments.cpu}, default=arguments.cpu)
+    other = min(cpus - {arguments.cpu}, default=arguments.cpu) if arguments.other is None else arguments.other
 
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
@@ -98,7 +106,7 @@ def begin(
         arguments.cpu,
         other,
         arguments.pulses,
-        round(arguments.pulse_ms * 1e6),
+        tuple(round(dose * 1e6) for dose in doses),
         round(arguments.gap_ms * 1e6),
         arguments.seed,
         control,
@@ -122,9 +130,9 @@ def pulses(plan: Plan, pulse: Callable[[int, int], dict[str, int] | None]) -> No
         for number in range(plan.pulses):
             sleep_until(time.monotonic_ns() + round(plan.gap_ns * gaps.uniform(0.5, 1.5)))
             t0_ns = time.monotonic_ns()
-            known = pulse(number, t0_ns + plan.pulse_ns)
+            known = pulse(number, t0_ns + plan.dose_ns(number))
             row = {"pulse": number, "t0_ns": t0_ns, "t1_ns": time.monotonic_ns(), "count": 0, "cpu_ns": 0}
-            rows.append({"kind": plan.kind} | row | (known or {}))
+            rows.append({"kind": plan.kind} | row | {"dose_ns": plan.dose_ns(number)} | (known or {}))
     finally:
         write_log(plan, rows)
 
@@ -133,7 +141,7 @@ def write_log(plan: Plan, rows: Sequence[dict[str, object]]) -> None:
     plan.arguments.log.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def build(name: str) -> Path:
+def build(name: str, *flags: str) -> Path:
     """Compiles native/NAME.c where the sources are newer than the program. Raises CalledProcessError."""
     program = _NATIVE / "build" / name
     source = _NATIVE / f"{name}.c"
@@ -141,14 +149,15 @@ def build(name: str) -> Path:
     if not program.exists() or program.stat().st_mtime_ns < newest:
         program.parent.mkdir(exist_ok=True)
         fresh = program.with_name(f"{name}.{os.getpid()}")
-        subprocess.run(["gcc", "-O2", "-Wall", "-Wextra", "-o", str(fresh), str(source)], check=True)
+        subprocess.run(["gcc", "-O2", "-Wall", "-Wextra", *flags, "-o", str(fresh), str(source)], check=True)
         fresh.replace(program)
     return program
 
 
 def native(plan: Plan, name: str, *arguments: object) -> None:
     """Runs native/NAME.c on the plan and turns its output into the log; ends it when this program is ended."""
-    values = (plan.cpu, plan.other, plan.pulses, plan.pulse_ns, plan.gap_ns, plan.seed, *arguments)
+    doses = ",".join(map(str, plan.doses_ns))
+    values = (plan.cpu, plan.other, plan.pulses, doses, plan.gap_ns, plan.seed, *arguments)
     child = subprocess.Popen([str(build(name)), *map(str, values)], stdout=subprocess.PIPE, text=True)
     output = ""
     try:

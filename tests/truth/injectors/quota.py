@@ -1,4 +1,8 @@
-"""A CPU quota: for each pulse the victim sits in a cgroup that may run `--quota-ms` of every `--period-ms`."""
+"""A CPU quota: for each pulse the victim sits in a cgroup that may run `--quota-ms` of every `--period-ms`.
+
+With --stay-ms a pulse lasts that long, and its --pulse-ms is what the quota takes away of every period. The kernel's
+clock tick makes that coarse: `throttled_ns` of the log says how much it was.
+"""
 
 import argparse
 import sys
@@ -14,6 +18,7 @@ _V2 = Path("/sys/fs/cgroup")
 def _extra(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quota-ms", type=float, default=20.0)
     parser.add_argument("--period-ms", type=float, default=100.0)
+    parser.add_argument("--stay-ms", type=float, default=0.0)
 
 
 def _home(pid: int, v1: bool) -> Path:
@@ -54,6 +59,10 @@ if __name__ == "__main__":
         _limit(group, v1, round(plan.arguments.quota_ms * 1e3), round(plan.arguments.period_ms * 1e3))
 
         def pulse(number: int, stop_ns: int) -> dict[str, int]:
+            if plan.arguments.stay_ms:
+                stop_ns += round(plan.arguments.stay_ms * 1e6) - plan.dose_ns(number)
+                period_us = round(plan.arguments.period_ms * 1e3)
+                _limit(group, v1, period_us - round(plan.dose_ns(number) / 1e3), period_us)
             before = _throttled_ns(group)
             try:
                 (group / "cgroup.procs").write_text(str(pid))

@@ -8,6 +8,7 @@ from jitterprof.analysis.account import account, classify
 from jitterprof.analysis.blame import BlameTable, blame_table
 from jitterprof.analysis.chance import PieceTimeline
 from jitterprof.analysis.spikes import baseline_ledgers, select
+from jitterprof.analysis.station import station_of
 from jitterprof.model.cause import Cause
 
 Parts = dict[int, list[tuple[Cause, str, int]]]
@@ -21,7 +22,7 @@ def _table(work: np.ndarray, parts: Parts, shape: int | np.ndarray = 0) -> Blame
     totals = account(ledger, classes)
     population = select(requests)
     baselines = baseline_ledgers(population, totals, classes, len(requests))
-    return blame_table(requests, ledger, classes, totals, population, baselines)
+    return blame_table(station_of(requests), ledger, classes, totals, population, baselines, len(requests))
 
 
 def _work(count: int, seed: int = 0, spread: float = 20_000) -> np.ndarray:

@@ -680,3 +680,10 @@ def test_a_ledger_that_does_not_close_is_a_bug() -> None:
 
 def test_no_requests_no_pieces() -> None:
     assert len(build_ledger(request(100, 900)[:0], evidence([ON_CPU_1])).pieces) == 0
+
+
+def test_a_thread_that_was_never_switched_ran_whatever_its_number() -> None:
+    # Its number is lower than that of the threads that were, and the request ends where the recording does.
+    rows = request(100, 1000, tid=3, cpu=2)
+    pieces = build_ledger(rows, evidence([ON_CPU_1])).pieces
+    assert [(int(piece["cause"]), int(piece["ns"]), int(piece["cpu"])) for piece in pieces] == [(0, 900, 2)]

@@ -6,10 +6,9 @@ import pytest
 
 from jitterprof.analysis.calibration import HostCosts
 from jitterprof.analysis.event_counts import EVENT_CLASSES
-from jitterprof.analysis.ledger import build_ledger, check_closure
+from jitterprof.analysis.ledger import build_ledger_and_claims, check_closure
 from jitterprof.analysis.run_excess import bill_run_excess
-from jitterprof.analysis.stragglers import Verdict, granted, judge, pool_claims
-from jitterprof.analysis.timeline import build_timeline
+from jitterprof.analysis.stragglers import Verdict, granted, judge
 from jitterprof.model.cause import CAUSE_IDS, Cause
 from jitterprof.model.event import EventKind, Vector
 from jitterprof.model.ledger import PIECE_DTYPE, Basis, Ledger
@@ -46,9 +45,7 @@ def billed(lengths: list[int], records: list[Record], host: HostCosts | None = N
     """The ledger after billing, and the claims."""
     requests = requests_of(lengths)
     found = evidence([*START, *records], window=(0, GAP * (2 + len(lengths))))
-    timeline = build_timeline(requests, found)
-    claims = pool_claims(requests, timeline)
-    ledger = build_ledger(requests, found, timeline=timeline)
+    ledger, claims = build_ledger_and_claims(requests, found)
     after, _ = bill_run_excess(requests, found.events, ledger, host, claims, found.gaps)
     check_closure(after.pieces, requests, np.arange(len(requests)))
     return after, claims

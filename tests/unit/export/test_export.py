@@ -11,6 +11,8 @@ import pytest
 from rich.console import Console
 
 from jitterprof.analysis.blame import BlameRow, BlameTable
+from jitterprof.analysis.counterfactual import Counterfactual
+from jitterprof.analysis.episodes import Episode
 from jitterprof.analysis.explanation import Explanation, Part, Session, Spike
 from jitterprof.analysis.health import HealthReport
 from jitterprof.export.console import print_explanation
@@ -34,6 +36,19 @@ def _spike(seq: int, confidence: str, *parts: tuple[str, str, int]) -> Spike:
     )
 
 
+def _behind(spike: Spike, stall: int, slow: int) -> Spike:
+    """What another request's stall, another's longer run and mere load add to a request."""
+    queue = (
+        Part("preempted", "stress-ng/4711", 1, 4711, 2_100_000, 0, 2_100_000, "measured", stall),
+        Part("softirq", "NET_RX", 0, 4711, 400_000, 400_000, 400_000, "calibrated", stall),
+        Part("queue", "longer run of earlier requests", 1, 4711, 300_000, 0, 300_000, "measured", slow),
+        Part("queue", "", 1, 4711, 200_000, 0),
+    )
+    return replace(spike, ledger=(*spike.ledger, *queue), response_ns=spike.response_ns + 3_000_000)
+
+
+FEW = "only 3 separate groups of requests above p99.9"
+# fmt: off
 BUSY = Explanation(
     Session("silero-vad", "onnxruntime", "cpu", "", "6.18.0", 250, 1_000_000_000, 30_000_000_000),
     Quantiles(14_998, 3_011_000, 3_322_000, 5_875_001, 9_120_000, 11_800_000, 3_151_234.5),
@@ -45,7 +60,8 @@ BUSY = Explanation(
             BlameRow("preempted", "stress-ng (4 tasks)", 2_610_000, 0.7123456789, 96, 0.041),
             BlameRow("softirq", "NET_RX", 700_000, 0.191, 61, 0.012),
             BlameRow("unknown", "lost", 190_000, 0.0519, 20, 0.03),
-            BlameRow("run", "", 150_000, 0.041, 44, 0.9),
+            BlameRow("queue", "", 100_000, 0.0273, 21, None),
+            BlameRow("run", "", 50_000, 0.0137, 44, 0.9),
         ),
         3_664_000,
         14_000,
@@ -70,6 +86,7 @@ BUSY = Explanation(
             ("timer", "tick", 4_000),
         ),
         _spike(12_000, "low", ("run", "", 5_940_000), ("timer", "tick_nohz_handler", 31_000)),
+        _behind(_spike(4713, "high", ("run", "", 3_010_000), ("softirq", "NET_RX", 1_000_000)), 4711, 4712),
     ),
     HealthReport(
         "bpf",
@@ -85,7 +102,41 @@ BUSY = Explanation(
             "probe block is missing (no tracepoint block_rq_issue); not seen, and so unknown: block_io",
         ),
     ),
+    (
+        Counterfactual(
+            "preempted", "", "p50", 3_011_000, 3_008_000, 3_007_000, 3_010_000, 3_000, 2_900, 2_950, ""
+        ),
+        Counterfactual(
+            "preempted", "", "p99", 5_875_001, 4_120_300, 3_980_000, 4_300_000, 1_754_701, 1_600_000, 1_650_000, ""
+        ),
+        Counterfactual(
+            "preempted", "", "p99.9", 9_120_000, 5_500_000, None, None, 3_620_000, 3_100_000, 3_300_000, FEW
+        ),
+        Counterfactual("softirq", "NET_RX", "p50", 3_011_000, 3_011_000, 3_010_000, 3_012_000, 0, 0, 0, ""),
+        Counterfactual(
+            "softirq", "NET_RX", "p99", 5_875_001, 5_610_000, 5_400_000, 5_900_000, 265_001, 200_000, 230_000, ""
+        ),
+        Counterfactual(
+            "softirq", "NET_RX", "p99.9", 9_120_000, 9_040_000, None, None, 80_000, 60_000, 70_000, FEW
+        ),
+    ),
+    (
+        Episode(
+            "preempted", "stress-ng/4711", 12_310_000_000, 13_310_000_000, 13_316_940_000, 6_940_000, 1, 1, 23, 4711,
+            4733, 61_000_000,
+        ),
+        Episode(
+            "softirq", "NET_RX", 3_200_000_000, 4_200_000_000, 4_231_000_000, 14_200_000, 211, 0, 9, 812, 829,
+            11_000_000,
+        ),
+        Episode(
+            "queue", "longer run of earlier requests", 20_100_000_000, 21_100_000_000, 21_109_000_000, 9_000_000, 1, 1,
+            3, 9000, 9002, 6_000_000,
+        ),
+    ),
+    0.4567891,
 )
+# fmt: on
 QUIET = replace(
     BUSY,
     latency=Quantiles(14_998, 3_011_000, 3_052_000, 3_141_000, 3_207_000, 3_350_000, 3_015_234.5),
@@ -93,6 +144,14 @@ QUIET = replace(
     blame=BlameTable((BlameRow("run", "", 150_000, 0.96, 141, 0.99),), 156_250, 6_250, 0.04),
     spikes=(_spike(7, "high", ("run", "", 3_340_000), ("timer", "tick", 10_000)),),
     health=HealthReport("bpf", (), 0, 0.0002, 0.0004, Quantiles(), Quantiles(), (), ()),
+    counterfactuals=(),
+    episodes=(),
+)
+LOADED = replace(
+    QUIET,
+    blame=BlameTable(
+        (BlameRow("queue", "", 600_000, 0.93, 141, None), BlameRow("run", "", 45_000, 0.07, 30, 0.9)), 645_000, 0, 0.0
+    ),
 )
 NO_SPIKE = replace(
     QUIET, slo_ns=10 * MS, threshold_ns=10 * MS, spike_count=0, blame=BlameTable((), 0, 0, 0.0), spikes=()
@@ -125,6 +184,7 @@ def _matches(name: str, text: str) -> None:
         ("busy_120.txt", BUSY, 120, False),
         ("busy_100_colour.txt", BUSY, 100, True),
         ("quiet_80.txt", QUIET, 80, False),
+        ("loaded_80.txt", LOADED, 80, False),
         ("no_spike_80.txt", NO_SPIKE, 80, False),
         ("empty_80.txt", EMPTY, 80, False),
     ],
@@ -142,7 +202,9 @@ def test_json() -> None:
 
 def test_json_has_the_documented_keys_and_integer_times() -> None:
     document = json.loads(explanation_json(BUSY))
-    assert list(document) == ["schema", "session", "latency", "causes", "spikes", "health"]
+    assert list(document) == [
+        "schema", "session", "latency", "causes", "spikes", "health", "episodes", "counterfactual", "utilisation",
+    ]  # fmt: skip
     assert set(document["spikes"][0]) == {
         "seq", "intended_start_ns", "start_ns", "end_ns", "response_ns", "baseline_ns", "excess_ns", "top_cause",
         "top_culprit", "confidence", "ledger",
@@ -155,7 +217,7 @@ def test_json_has_the_documented_keys_and_integer_times() -> None:
         elif isinstance(value, list):
             for inner in value:
                 check(inner, name)
-        elif name.endswith("_ns") or name == "ns":
+        elif (name.endswith("_ns") or name == "ns") and not (name in ("low_ns", "high_ns") and value is None):
             assert isinstance(value, int), name
 
     check(document)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jitterprof.model import event as model
-from jitterprof.model.event import EVENT_DTYPE, Context, EventKind, OutFlag
+from jitterprof.model.event import EVENT_DTYPE, Context, CountersFlag, EventKind, Neighbour, OutFlag
 from jitterprof.resources import probes_dir
 
 _TYPES = {"u8": ctypes.c_uint8, "u16": ctypes.c_uint16, "u32": ctypes.c_uint32, "u64": ctypes.c_uint64}
@@ -70,6 +70,38 @@ def test_the_kinds() -> None:
 
 def test_the_flags_of_a_switch() -> None:
     assert enum("jp_out_flag") == {f"OUT_{flag.name}": flag.value for flag in OutFlag}
+
+
+def test_the_flags_of_counters_and_neighbours() -> None:
+    assert enum("jp_counters_flag") == {f"COUNTERS_{flag.name}": flag.value for flag in CountersFlag}
+    assert enum("jp_neighbour") == {f"NEIGHBOUR_{kind.name}": kind.value for kind in Neighbour}
+
+
+def test_the_marks_of_processes() -> None:
+    from jitterprof.trace import processes
+
+    marks = {name: value for name, value in vars(processes).items() if name.startswith("MARK_")}
+    assert enum("jp_mark") == marks
+    assert define("PID_LIMIT") == processes.PID_LIMIT
+    assert processes.PID_LIMIT % define("PIDS_PER_ROW") == 0
+
+
+def test_the_list_of_neighbours() -> None:
+    from jitterprof.trace.machine import MOST_NEIGHBOURS
+
+    found = re.search(r"#define NEIGHBOURS (\d+)", (probes_dir() / "neighbour.bpf.c").read_text())
+    assert found and int(found[1]) == MOST_NEIGHBOURS
+
+
+def test_what_other_cpus_write_has_lines_of_its_own() -> None:
+    """See the comment of the struct: the map is page-aligned, so offsets decide."""
+    cpu = layout("jp_cpu")
+    assert ctypes.sizeof(cpu) % 64 == 0
+    lines = {name: getattr(cpu, name).offset // 64 for name, _ in cpu._fields_}
+    alone = [name for name, line in lines.items() if line < lines["current_task"]]
+    assert {"start", "child", "seq", "written", "count"} <= {*alone}
+    assert len({lines["current_task"], lines["watch"], lines["ipi_from"]}) == 3
+    assert lines["ipi_from"] == lines["ipi_function"]
 
 
 def test_the_contexts() -> None:

@@ -12,6 +12,8 @@ from jitterprof.trace.plan import Plan, make_plan
 
 #: Members that kernels have instead of one another: a kernel never has both.
 OLD_NAMES = ("kernfs_node.parent",)
+#: Probe -> the one whose programs it is part of.
+INSIDE = {probe.name: probe.inside for probe in PROBES}
 
 
 class Kernel:
@@ -67,7 +69,7 @@ def test_a_missing_required_tracepoint_takes_its_probe_and_says_which(probe: Pro
     assert required[0].tracepoint in status(plan, probe.name).reason
     assert probe.source not in plan.sources
     assert not attached(plan) & {a.tracepoint for a in probe.attachments if a.required}
-    assert {one.state for one in plan.statuses if one.name != probe.name} == {"on"}
+    assert {one.state for one in plan.statuses if probe.name not in (one.name, INSIDE[one.name])} == {"on"}
 
 
 @pytest.mark.parametrize("tracepoint", ["nmi_handler", "task_rename", "page_fault_kernel", "ipi_send_cpu"])
@@ -145,6 +147,35 @@ def test_only_the_probes_asked_for_are_planned() -> None:
     plan = plan_of(wanted=("sched", "irq"))
     assert plan.sources == ("sched.bpf.c", "irq.bpf.c")
     assert status(plan, "memory") == ProbeStatus("memory", "off", "not asked for")
+
+
+def test_what_the_machine_lacks_is_left_out_with_its_reason() -> None:
+    limit = ProbeStatus("frequency", "missing", "no cpufreq")
+    plan = plan_of(limits=(limit,))
+    assert status(plan, "frequency") == limit
+    assert "frequency.bpf.c" not in plan.sources
+    assert "cpu_frequency" not in attached(plan)
+    assert "-DWITH_FREQUENCY" not in plan.defines and "-DWITH_NEIGHBOUR" in plan.defines
+
+
+def test_what_the_machine_has_in_part_is_there() -> None:
+    limit = ProbeStatus("neighbour", "partial", "CPUs 2-7 have no regular ticks")
+    plan = plan_of(limits=(limit,))
+    assert status(plan, "neighbour") == limit
+    assert "neighbour.bpf.c" in plan.sources
+
+
+def test_a_limit_does_not_hide_what_the_kernel_lacks() -> None:
+    plan = plan_of("cpu_frequency", limits=(ProbeStatus("frequency", "partial", "slow"),))
+    assert status(plan, "frequency") == ProbeStatus(
+        "frequency", "missing", "this kernel has no tracepoint cpu_frequency"
+    )
+
+
+def test_a_probe_goes_with_the_one_that_it_is_part_of() -> None:
+    plan = plan_of("irq_handler_entry")
+    assert status(plan, "neighbour").state == "missing" and "irq" in status(plan, "neighbour").reason
+    assert status(plan, "pmu").state == "on"
 
 
 def test_bit_fields_get_a_mask() -> None:

@@ -9,12 +9,13 @@ int main(int argc, char **argv)
 	pin(plan.cpu);
 	if (sched_setscheduler(0, SCHED_FIFO, &priority))
 		die("SCHED_FIFO refused (root? a v1 cpu cgroup needs cpu.rt_runtime_us)");
-	while (next_pulse(&plan)) {
+	/* What it takes from the victim begins before its loop does: waking up, and going to sleep again. */
+	for (int64_t cpu = thread_cpu_ns(); next_pulse(&plan);) {
 		struct pulse pulse = {.t0 = now_ns()};
-		int64_t cpu = thread_cpu_ns();
 		while ((pulse.t1 = now_ns()) < pulse.t0 + plan.pulse_ns)
 			;
-		pulse.cpu_ns = thread_cpu_ns() - cpu;
+		pulse.cpu_ns = -cpu;
+		pulse.cpu_ns += cpu = thread_cpu_ns();
 		log_pulse(pulse);
 	}
 	return finish();

@@ -23,10 +23,12 @@ static void hog(struct shared *shared, const struct plan *plan, int self)
 	prctl(PR_SET_NAME, "jp-hog");
 	pin(plan->cpu);
 	for (;;) {
+		/* What it takes from the victim begins before its loop does: waking up, and going to sleep again. */
+		int64_t cpu = thread_cpu_ns(), deadline, now;
 		while (atomic_load(&shared->generation) == seen)
 			syscall(SYS_futex, &shared->generation, FUTEX_WAIT, seen, NULL, NULL, 0);
 		seen = atomic_load(&shared->generation);
-		int64_t cpu = thread_cpu_ns(), deadline = atomic_load(&shared->deadline), now;
+		deadline = atomic_load(&shared->deadline);
 		while ((now = now_ns()) < deadline)
 			;
 		shared->ended[self] = now;

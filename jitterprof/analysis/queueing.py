@@ -1,0 +1,284 @@
+"""Who is to blame for waiting in the queue: what earlier requests lost is billed to whoever took it from them.
+
+The queue is replayed with a cause removed from the services; how much shorter a request then waits, it inherits from
+that cause. Where several causes met in one busy period their effects interact, and each gets its Shapley value.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from jitterprof.analysis.account import Classes, classify
+from jitterprof.analysis.interaction import MAX_CAUSES, round_rows, shapley_coefficients
+from jitterprof.analysis.replay import lindley, waits_of_periods
+from jitterprof.analysis.station import Ints, Losses, Station, merged, own_losses, station_of
+from jitterprof.model.cause import Cause
+from jitterprof.model.ledger import Ledger
+
+#: Culprit of queueing behind requests that computed for longer than is usual for their shape.
+LONGER_RUN = "longer run of earlier requests"
+#: Culprit of the classes of a busy period beyond its INDIVIDUAL largest.
+OTHERS = "others"
+INDIVIDUAL = 12
+#: Cells of `hold` that a replay for several servers works on at a time.
+_CELLS = 1 << 24
+#: Pieces copied at a time.
+_CHUNK = 1 << 21
+_TIME = 1 << 37
+
+
+@dataclass(frozen=True, slots=True)
+class _Inherited:
+    """One piece of a victim's queue: positions of victim and origin, class and ns."""
+
+    at: Ints
+    origin: Ints
+    key: Ints
+    ns: Ints
+
+
+def inherit_queue(requests: npt.NDArray[np.void], ledger: Ledger) -> Ledger:
+    """Split the `queue` of each request by what made it; the rest of it stays `queue`: load.
+
+    `requests`: REQUEST_DTYPE. A new piece has the cause, culprit, thread, CPU and basis of the time that was lost, and
+    in `origin` the row of the request that lost most of it; oldest origin first. What earlier requests ran longer than
+    usual stays `queue` with the culprit LONGER_RUN. Sums are unchanged to the nanosecond. Returns `ledger` itself where
+    nothing is inherited. Raises AssertionError for a ledger whose queue is not that of `requests`.
+    """
+    station = station_of(requests)
+    waited = np.zeros(int(station.period[-1]) + 1 if len(station.period) else 0, bool)
+    waited[station.period[station.wait > 0]] = True
+    if not waited.any():
+        return ledger
+    classes = classify(ledger)
+    losses = own_losses(requests, ledger, classes, station, waited[station.period])
+    losses, group, rank = _ranked(losses, station, classes)
+    if not len(losses):
+        return ledger
+    found = list(_shared_out(station, losses, group, rank))
+    whole = _Inherited(*(np.concatenate([getattr(part, name) for part in found]) for name in _Inherited.__slots__))
+    return _split(requests, ledger, classes, station, losses, whole) if len(whole.at) else ledger
+
+
+def removable(station: Station, hold: Ints) -> Ints:
+    """How much shorter each request waits when the servers are held for `hold`, int64[n, versions], int64 likewise.
+
+    Several servers: whoever was free first may by chance have come second, so the change of the replayed wait counts,
+    and never more than the recorded one.
+    """
+    if station.servers == 1:
+        return station.wait[:, None] - waits_of_periods(station.arrival, hold, 1, station.period)
+    held = np.concatenate([station.hold[:, None], hold], axis=1)
+    waits = waits_of_periods(station.arrival, held, station.servers, station.period)
+    shorter: Ints = np.clip(waits[:, :1] - waits[:, 1:], 0, station.wait[:, None])
+    return shorter
+
+
+def _ranked(losses: Losses, station: Station, classes: Classes) -> tuple[Losses, Ints, Ints]:
+    """The losses, the number of classes in the busy period of each, and the place of its class there, largest first.
+
+    Classes beyond the INDIVIDUAL largest of a busy period are joined per cause.
+    """
+    keys = len(classes) + 1 + len(Cause)
+    count, rank = _places(losses, station, keys)
+    small = rank >= INDIVIDUAL
+    if small.any():
+        cause = np.append(classes.cause, Cause.QUEUE).astype(np.int64)
+        key = np.where(small, len(classes) + 1 + cause[losses.key], losses.key)
+        losses = merged([Losses(losses.at, key, losses.ns, losses.piece)], keys)
+        count, rank = _places(losses, station, keys)
+    return losses, count, rank
+
+
+def _places(losses: Losses, station: Station, keys: int) -> tuple[Ints, Ints]:
+    period = station.period[losses.at]
+    code, inverse = np.unique(period * keys + losses.key, return_inverse=True)
+    total = np.zeros(len(code), np.int64)
+    np.add.at(total, inverse, losses.ns)
+    of_code = code // keys
+    order = np.lexsort((-total, of_code))
+    first = np.searchsorted(of_code, of_code, "left")
+    rank = np.empty(len(code), np.int64)
+    rank[order] = np.arange(len(code)) - first[order]
+    count = np.searchsorted(of_code, of_code, "right") - first
+    return count[inverse], rank[inverse]
+
+
+def _shared_out(station: Station, losses: Losses, count: Ints, rank: Ints) -> Iterator[_Inherited]:
+    """Busy periods with as many players are replayed together. The last of MAX_CAUSES + 1 is all smaller ones."""
+    most = MAX_CAUSES + 1
+    of_period = np.zeros(int(station.period[-1]) + 1, np.int64)
+    of_period[station.period[losses.at]] = np.minimum(count, most)
+    players_at = of_period[station.period]
+    for players in range(1, most + 1):
+        inside = np.flatnonzero(players_at == players)
+        if not len(inside):
+            continue
+        part = Station(
+            inside, station.arrival[inside], station.wait[inside], station.hold[inside], station.period[inside],
+            station.servers,
+        )  # fmt: skip
+        mine = players_at[losses.at] == players
+        local = np.searchsorted(inside, losses.at[mine])
+        yield from _play(part, players, local, losses.where(mine), rank[mine])
+
+
+def _play(part: Station, players: int, local: Ints, losses: Losses, rank: Ints) -> Iterator[_Inherited]:
+    """`part.rows`: positions in the whole station; `local`: in this part."""
+    lost = np.zeros((players, len(part.rows)), np.int64)
+    np.add.at(lost, (np.minimum(rank, players - 1), local), losses.ns)
+    victims = np.flatnonzero(part.wait > 0)
+    origins = np.stack([_largest_before(one, part.period)[victims] for one in lost], axis=1)
+    values, total = _values(part, lost, victims)
+    values[origins < 0] = 0
+    given = round_rows(np.maximum(values, 0), total)
+    key = np.zeros((len(part.rows), players), np.int64)
+    key[local, np.minimum(rank, players - 1)] = losses.key
+    single = players if players <= MAX_CAUSES else MAX_CAUSES
+    for player in range(single):
+        has = given[:, player] > 0
+        origin = origins[has, player]
+        yield _Inherited(part.rows[victims[has]], part.rows[origin], key[origin, player], given[has, player])
+    if players > single:
+        yield from _rest(part, local, losses, rank, victims, given[:, single])
+
+
+def _values(part: Station, lost: Ints, victims: Ints) -> tuple[npt.NDArray[np.float64], Ints]:
+    """Shapley values of the players, float64[victims, players], and what they inherit together, int64[victims]."""
+    players = len(lost)
+    weights = shapley_coefficients(players)
+    values = np.zeros((len(victims), players))
+    shorter = np.zeros(len(victims), np.int64)
+    width = max(1, _CELLS // len(part.rows)) if part.servers > 1 else 1
+    for low in range(1, 1 << players, width):
+        sets = range(low, min(low + width, 1 << players))
+        hold = np.stack([part.hold - _removed(lost, number) for number in sets], axis=1)
+        if part.servers == 1:
+            waits = [part.wait[victims] - lindley(part.arrival, hold[:, 0])[victims]]
+        else:
+            waits = list(removable(part, hold)[victims].T)
+        for number, shorter in zip(sets, waits, strict=True):
+            for player in range(players):
+                values[:, player] += weights[number, player] * shorter
+    return values, shorter
+
+
+def _removed(lost: Ints, number: int) -> Ints:
+    members = [player for player in range(len(lost)) if number >> player & 1]
+    removed: Ints = lost[members[0]] if len(members) == 1 else lost[members].sum(axis=0)
+    return removed
+
+
+def _rest(part: Station, local: Ints, losses: Losses, rank: Ints, victims: Ints, given: Ints) -> Iterator[_Inherited]:
+    """The small classes share what they cause together, by the time each took before the victim came."""
+    victims, given = victims[given > 0], given[given > 0]
+    if not len(victims):
+        return
+    places = range(MAX_CAUSES, int(rank.max()) + 1)
+    before = np.zeros((len(victims), len(places)))
+    origins = np.zeros((len(victims), len(places)), np.int64)
+    keys = np.zeros((len(victims), len(places)), np.int64)
+    first = np.searchsorted(part.period, part.period, "left")
+    for column, place in enumerate(places):
+        mine = rank == place
+        lost, key = np.zeros(len(part.rows), np.int64), np.zeros(len(part.rows), np.int64)
+        lost[local[mine]], key[local[mine]] = losses.ns[mine], losses.key[mine]
+        sums = np.cumsum(lost) - lost
+        before[:, column] = (sums - sums[first])[victims]
+        origins[:, column] = _largest_before(lost, part.period)[victims]
+        keys[:, column] = key[origins[:, column]]
+    shares = round_rows(before, given)
+    who, which = np.nonzero(shares)
+    yield _Inherited(part.rows[victims[who]], part.rows[origins[who, which]], keys[who, which], shares[who, which])
+
+
+def _largest_before(lost: Ints, period: Ints) -> Ints:
+    """For each request the earlier one of its busy period that lost most; -1 where none lost anything."""
+    level = period * _TIME + np.minimum(lost, _TIME - 1)
+    highest = np.maximum.accumulate(level)
+    record = lost > 0
+    record[1:] &= highest[1:] > highest[:-1]
+    latest = np.maximum.accumulate(np.where(record, np.arange(len(lost)), -1))
+    before = np.concatenate([[-1], latest[:-1]])
+    before[period[np.maximum(before, 0)] != period] = -1
+    return before
+
+
+def _split(
+    requests: npt.NDArray[np.void],
+    ledger: Ledger,
+    classes: Classes,
+    station: Station,
+    losses: Losses,
+    found: _Inherited,
+) -> Ledger:
+    pieces = ledger.pieces
+    order = np.lexsort((found.origin, found.at))
+    at, origin, key, ns = (getattr(found, name)[order] for name in _Inherited.__slots__)
+    victim, first, count = np.unique(at, return_index=True, return_counts=True)
+    queue = _queue_pieces(ledger, station, victim)
+    inherited = np.add.reduceat(ns, first)
+    load = station.wait[victim] - inherited
+    # Where each of those queue pieces comes to stand, and the table with room for what is before it.
+    by_place = np.argsort(queue)
+    more = count - (load == 0)
+    place = np.empty(len(queue), np.int64)
+    place[by_place] = queue[by_place] + np.cumsum(more[by_place]) - more[by_place]
+    kept = place + count
+    within = np.arange(len(at)) - np.repeat(first, count)
+    where = np.repeat(place, count) + within
+    split = np.empty(len(pieces) + int(more.sum()), pieces.dtype)
+    old = np.ones(len(split), bool)
+    old[where] = False
+    stays = np.ones(len(pieces), bool)
+    stays[queue[load == 0]] = False
+    for low in range(0, len(pieces), _CHUNK):
+        high = min(low + _CHUNK, len(pieces))
+        begin, end = (bound + int(more[queue < bound].sum()) for bound in (low, high))
+        split[begin:end][old[begin:end]] = pieces[low:high][stays[low:high]]
+    split["ns"][kept[load > 0]] = load[load > 0]
+    split["start_ns"][kept[load > 0]] += inherited[load > 0]
+
+    keys = len(classes) + 1 + len(Cause)
+    entry = np.searchsorted(losses.at * keys + losses.key, origin * keys + key)
+    source = losses.piece[entry]
+    sums = np.cumsum(ns) - ns
+    new = pieces[source]
+    new["row"], new["origin"] = station.rows[at], station.rows[origin]
+    new["start_ns"] = station.arrival[at] + sums - np.repeat(sums[first], count)
+    new["ns"] = ns
+    new["calibrated_ns"] = np.where(key == len(classes), 0, _part_of(ns, pieces["calibrated_ns"], pieces["ns"], source))
+    names, observer = list(ledger.culprits), list(ledger.observer)
+    longer, others = key == len(classes), key > len(classes)
+    new["culprit"][longer] = _named(names, observer, LONGER_RUN) if longer.any() else 0
+    new["culprit"][others] = _named(names, observer, OTHERS) if others.any() else 0
+    new["cause"][longer], new["basis"][longer] = Cause.QUEUE, 0
+    new["tid"][longer] = requests["tid"][station.rows[origin[longer]]]
+    new["cpu"][longer] = requests["cpu_start"][station.rows[origin[longer]]]
+    split[where] = new
+    return Ledger(split, tuple(names), np.array(observer, bool))
+
+
+def _part_of(ns: Ints, part: Ints, whole: Ints, at: Ints) -> Ints:
+    scaled: Ints = np.floor(ns * (part[at] / whole[at])).astype(np.int64)
+    return scaled
+
+
+def _queue_pieces(ledger: Ledger, station: Station, victim: Ints) -> Ints:
+    """The index of the one `queue` piece of each of the victims."""
+    mine = np.flatnonzero((ledger.pieces["cause"] == Cause.QUEUE) & (ledger.pieces["origin"] < 0))
+    rows = np.ascontiguousarray(ledger.pieces["row"][mine])
+    found = np.minimum(np.searchsorted(rows, station.rows[victim]), len(rows) - 1)
+    queue: Ints = mine[found]
+    same = (rows[found] == station.rows[victim]) & (ledger.pieces["ns"][queue] == station.wait[victim])
+    if not same.all():
+        raise AssertionError(f"the queue of {int((~same).sum())} requests is not in the ledger as it was")
+    return queue
+
+
+def _named(names: list[str], observer: list[bool], name: str) -> int:
+    names.append(name)
+    observer.append(False)
+    return len(names) - 1
