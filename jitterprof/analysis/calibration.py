@@ -18,13 +18,18 @@ from jitterprof.model.stream import CANARY_FAULTS, CANARY_GAP, CANARY_TOUCHES
 
 #: A class needs this many clean gaps before its median is believed.
 MIN_GAPS = 8
+#: Quantile of the standard normal for a 95 % interval.
+_Z = 1.96
 
 
 @dataclass(frozen=True, slots=True)
 class HostCosts:
-    """Hidden cost in ns of one event of each class (float64[EVENT_CLASSES], 0: not known); how many gaps taught it."""
+    """Hidden cost in ns of one event of each class, float64[EVENT_CLASSES], 0: not known; its 95 % interval, [0, inf]
+    where there are too few gaps for one; and how many gaps taught it (0: taken over from other interrupts)."""
 
     ns: npt.NDArray[np.float64]
+    low: npt.NDArray[np.float64]
+    high: npt.NDArray[np.float64]
     gaps: npt.NDArray[np.int64]
 
 
@@ -33,28 +38,45 @@ def host_costs(canary: npt.NDArray[np.void], events: npt.NDArray[np.void]) -> Ho
 
     Interrupts: median over gaps that hold exactly one interruption and no task switch. A class of interrupts that never
     hit the canary gets the median of all interprocessor interrupts, or else of all interruptions: the way in and out is
-    the same. Page faults: from blocks of first touches against touches of the same pages.
+    the same. Preemptions: median over gaps with exactly one of them and nothing else. Page faults: from blocks of first
+    touches against touches of the same pages.
     """
-    costs = np.zeros(len(EVENT_CLASSES))
+    costs, low = np.zeros(len(EVENT_CLASSES)), np.zeros(len(EVENT_CLASSES))
+    high = np.full(len(EVENT_CLASSES), np.inf)
     count = np.zeros(len(EVENT_CLASSES), np.int64)
     tids = np.unique(canary["tid"])
     mine = events[np.isin(events["tid"], tids)]
     mine = mine[np.argsort(mine["ts"], kind="stable")]
-    number, hidden = _gap_costs(canary[canary["what"] == CANARY_GAP], mine)
-    for index in np.unique(number).tolist():
-        of_class = hidden[number == index]
+    gaps = canary[canary["what"] == CANARY_GAP]
+    number, hidden = _gap_costs(gaps, mine)
+    samples = {index: hidden[number == index] for index in np.unique(number).tolist()}
+    samples[_index(Cause.PREEMPTED)] = _preemption_costs(gaps, mine)
+    samples[_index(Cause.PAGE_FAULT)] = _fault_costs(canary, mine)
+    for index, of_class in samples.items():
         count[index] = len(of_class)
-        if len(of_class) >= MIN_GAPS:
+        if len(of_class) >= (1 if index == _index(Cause.PAGE_FAULT) else MIN_GAPS):
             costs[index] = max(0.0, float(np.median(of_class)))
+            low[index], high[index] = _interval(of_class)
     ipis = [i for i, c in enumerate(EVENT_CLASSES) if c.cause == Cause.IPI and costs[i]]
     usual = costs[ipis[0]] if ipis else (float(np.median(hidden)) if len(hidden) >= MIN_GAPS else 0.0)
     for index, event_class in enumerate(EVENT_CLASSES):
         interrupt = event_class.cause in (Cause.HARDIRQ, Cause.TIMER, Cause.IPI, Cause.SOFTIRQ)
         if interrupt and not costs[index]:
             costs[index] = max(0.0, usual)
-    fault = next(i for i, c in enumerate(EVENT_CLASSES) if c.cause == Cause.PAGE_FAULT)
-    costs[fault], count[fault] = _fault_cost(canary, mine)
-    return HostCosts(costs, count)
+    return HostCosts(costs, low, high, count)
+
+
+def _index(cause: Cause) -> int:
+    return next(number for number, one in enumerate(EVENT_CLASSES) if one.cause == cause)
+
+
+def _interval(sample: npt.NDArray[np.float64]) -> tuple[float, float]:
+    """95 % interval of the median by order statistics (Conover, Practical Nonparametric Statistics, 3.2)."""
+    ordered, half = np.sort(sample), _Z * np.sqrt(len(sample)) / 2
+    first, last = int(np.floor(len(sample) / 2 - half)), int(np.ceil(len(sample) / 2 + half))
+    if first < 0 or last >= len(sample):
+        return 0.0, np.inf
+    return max(0.0, float(ordered[first])), max(0.0, float(ordered[last]))
 
 
 def _gap_costs(
@@ -79,12 +101,41 @@ def _gap_costs(
     return number[number >= 0], hidden[number >= 0]
 
 
-def _fault_cost(canary: npt.NDArray[np.void], events: npt.NDArray[np.void]) -> tuple[float, int]:
-    """Median over blocks of (first touches - spans of faults and interruptions - touches) per page."""
+def _preemption_costs(gaps: npt.NDArray[np.void], events: npt.NDArray[np.void]) -> npt.NDArray[np.float64]:
+    """What each gap is longer than the one preemption in it: the switches themselves and the cold cache after them."""
+    switches = events[np.isin(events["kind"], (EventKind.SWITCH_OUT, EventKind.SWITCH_IN))]
+    out = (switches["kind"][:-1] == EventKind.SWITCH_OUT) & (switches["a"][:-1] & 0xFFFFFFFF == 0)
+    pair = np.flatnonzero(out & (switches["kind"][1:] == EventKind.SWITCH_IN) & (np.diff(switches["tid"]) == 0))
+    start, end = switches["ts"][pair].astype(np.int64), switches["ts"][pair + 1].astype(np.int64)
+    gaps = gaps[np.argsort(gaps["start_ns"])]
+    first, last = np.searchsorted(start, gaps["start_ns"], "left"), np.searchsorted(start, gaps["end_ns"], "left")
+    one = (last - first == 1) & (end[np.minimum(first, len(end) - 1)] <= gaps["end_ns"] if len(end) else False)
+    # An interrupt beside it would be taken for its cost; one that ran while it was off the CPU is inside its span.
+    others = interruptions(events)
+    hits = others.start[~_inside(others.start, start, end)]
+    one &= np.searchsorted(hits, gaps["start_ns"], "left") == np.searchsorted(hits, gaps["end_ns"], "right")
+    hit = first[one]
+    costs: npt.NDArray[np.float64] = (gaps["end_ns"] - gaps["start_ns"])[one] - (end - start)[hit].astype(np.float64)
+    return costs
+
+
+def _inside(
+    time: npt.NDArray[np.int64], start: npt.NDArray[np.int64], end: npt.NDArray[np.int64]
+) -> npt.NDArray[np.bool_]:
+    """Whether each time lies in one of the intervals [start, end), which are sorted and disjoint."""
+    at = np.searchsorted(start, time, "right") - 1
+    within: npt.NDArray[np.bool_] = (
+        (at >= 0) & (time < end[np.maximum(at, 0)]) if len(end) else np.zeros(len(time), bool)
+    )
+    return within
+
+
+def _fault_costs(canary: npt.NDArray[np.void], events: npt.NDArray[np.void]) -> npt.NDArray[np.float64]:
+    """Per block: (first touches - spans of faults and interruptions - touches) per page."""
     fresh = canary[canary["what"] == CANARY_FAULTS]
     again = canary[canary["what"] == CANARY_TOUCHES]
     if not len(fresh) or not len(again):
-        return 0.0, 0
+        return np.empty(0)
     warm = float(np.median(again["end_ns"] - again["start_ns"]))
     faults = events[events["kind"] == EventKind.FAULT]
     other = interruptions(events)
@@ -101,4 +152,4 @@ def _fault_cost(canary: npt.NDArray[np.void], events: npt.NDArray[np.void]) -> t
         taken = int(other.visible[held].sum())
         rest = int(row["end_ns"] - row["start_ns"]) - spans - taken - warm
         costs.append(rest / len(inside))
-    return (max(0.0, float(np.median(costs))), len(costs)) if costs else (0.0, 0)
+    return np.array(costs, np.float64)

@@ -1,8 +1,9 @@
 """The spin canary: a thread that does nothing but look at the clock, so that whatever stops it shows as a gap.
 
-It runs for half a second between attaching and measuring, on a CPU of the workload, traced like the workload. Joined
-with the events inside them, its gaps tell what an interruption costs beyond the span of its tracepoints on this host.
-A helper on another CPU sends it inter-processor interrupts meanwhile; page faults it makes itself.
+It runs for a good half second between attaching and measuring, on a CPU of the workload, traced like the workload.
+Joined with the events inside them, its gaps tell what an interruption costs beyond the span of its tracepoints here.
+A helper on another CPU sends it inter-processor interrupts meanwhile, then one on its own CPU wakes up now and then and
+preempts it; page faults it makes itself.
 """
 
 import ctypes
@@ -22,6 +23,9 @@ from jitterprof.model.stream import CANARY_DTYPE, CANARY_FAULTS, CANARY_GAP, CAN
 from jitterprof.units import NS_PER_MS
 
 SPIN_NS = 300 * NS_PER_MS
+#: How long it is preempted, how often: a wake-up and nothing else, a few dozen times.
+PREEMPT_NS = 200 * NS_PER_MS
+PREEMPT_EVERY_S = 0.003
 PAGES = 512
 ROUNDS = 5
 #: Between two interprocessor interrupts: one must be over before the next.
@@ -89,6 +93,22 @@ def _spin_under_ipis(cpu: int, others: set[int], tid: int) -> list[Row]:
     return rows
 
 
+def _wake_up_often(cpu: int) -> None:
+    """In a child of its own, on the canary's CPU: runs for a few microseconds at a time; ends by itself."""
+    os.sched_setaffinity(0, {cpu})
+    until = time.monotonic_ns() + PREEMPT_NS
+    while time.monotonic_ns() < until:
+        time.sleep(PREEMPT_EVERY_S)
+
+
+def _spin_while_preempted(cpu: int, tid: int) -> list[Row]:
+    neighbour = get_context("fork").Process(target=_wake_up_often, args=(cpu,))
+    neighbour.start()
+    rows = _spin(time.monotonic_ns() + PREEMPT_NS, tid)
+    neighbour.join()
+    return rows
+
+
 def main() -> None:
     """Entry point of `python -m`."""
     channel = enter_child()
@@ -102,7 +122,7 @@ def main() -> None:
         channel.send("ready", pid=os.getpid())
         channel.receive()  # the probes are attached
         tid = os.getpid()
-        rows = [*_spin_under_ipis(cpu, others, tid), *_fault(tid)]
+        rows = [*_spin_under_ipis(cpu, others, tid), *_spin_while_preempted(cpu, tid), *_fault(tid)]
         np.array(rows, CANARY_DTYPE).tofile(Path(str(start.body["out"])))
         channel.send("done", gaps=len(rows))
     except EOFError:

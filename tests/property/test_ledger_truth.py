@@ -161,7 +161,8 @@ def billed(trace: Trace) -> Ledger:
     requests = requests[requests["tid"] == server]
     evidence = evidence_of(trace)
     ledger, claims = build_ledger_and_claims(requests, evidence)
-    host = HostCosts(np.full(len(EVENT_CLASSES), 500.0), np.full(len(EVENT_CLASSES), 99))
+    price = np.full(len(EVENT_CLASSES), 500.0)
+    host = HostCosts(price, price, price, np.full(len(EVENT_CLASSES), 99))
     after, _ = bill_run_excess(requests, trace.events, ledger, host, claims, evidence.gaps)
     check_closure(after.pieces, requests, np.arange(len(requests)))
     return after

@@ -131,7 +131,7 @@ def test_a_storm_on_the_helpers_cpu_is_billed_in_full() -> None:
         for n in range(1, 11)
     ]
     price = np.array([5_000.0 if one.cause == Cause.IPI else 0.0 for one in EVENT_CLASSES])
-    host = HostCosts(price, np.full(len(price), 99))
+    host = HostCosts(price, price, price, np.full(len(price), 99))
     ledger, _ = billed([USUAL] * 19 + [USUAL + 60_000], storm, host)
     assert of_row(ledger, 19) == {
         ("run", ""): USUAL,
