@@ -38,8 +38,8 @@ def host_costs(canary: npt.NDArray[np.void], events: npt.NDArray[np.void]) -> Ho
 
     Interrupts: median over gaps that hold exactly one interruption and no task switch. A class of interrupts that never
     hit the canary gets the median of all interprocessor interrupts, or else of all interruptions: the way in and out is
-    the same. Preemptions: median over gaps with exactly one of them and nothing else. Page faults: from blocks of first
-    touches against touches of the same pages.
+    the same. Preemptions: median over gaps with exactly one of them, less what the interrupts beside it cost (a wake-up
+    comes with one). Page faults: from blocks of first touches against touches of the same pages.
     """
     costs, low = np.zeros(len(EVENT_CLASSES)), np.zeros(len(EVENT_CLASSES))
     high = np.full(len(EVENT_CLASSES), np.inf)
@@ -50,19 +50,24 @@ def host_costs(canary: npt.NDArray[np.void], events: npt.NDArray[np.void]) -> Ho
     gaps = canary[canary["what"] == CANARY_GAP]
     number, hidden = _gap_costs(gaps, mine)
     samples = {index: hidden[number == index] for index in np.unique(number).tolist()}
-    samples[_index(Cause.PREEMPTED)] = _preemption_costs(gaps, mine)
     samples[_index(Cause.PAGE_FAULT)] = _fault_costs(canary, mine)
-    for index, of_class in samples.items():
+
+    def learn(index: int, of_class: npt.NDArray[np.float64], enough: int) -> None:
         count[index] = len(of_class)
-        if len(of_class) >= (1 if index == _index(Cause.PAGE_FAULT) else MIN_GAPS):
+        if len(of_class) >= enough:
             costs[index] = max(0.0, float(np.median(of_class)))
             low[index], high[index] = _interval(of_class)
+
+    for index, of_class in samples.items():
+        # A block of touches is a mean over many faults already.
+        learn(index, of_class, 1 if index == _index(Cause.PAGE_FAULT) else MIN_GAPS)
     ipis = [i for i, c in enumerate(EVENT_CLASSES) if c.cause == Cause.IPI and costs[i]]
     usual = costs[ipis[0]] if ipis else (float(np.median(hidden)) if len(hidden) >= MIN_GAPS else 0.0)
     for index, event_class in enumerate(EVENT_CLASSES):
         interrupt = event_class.cause in (Cause.HARDIRQ, Cause.TIMER, Cause.IPI, Cause.SOFTIRQ)
         if interrupt and not costs[index]:
             costs[index] = max(0.0, usual)
+    learn(_index(Cause.PREEMPTED), _preemption_costs(gaps, mine, costs), MIN_GAPS)
     return HostCosts(costs, low, high, count)
 
 
@@ -101,22 +106,31 @@ def _gap_costs(
     return number[number >= 0], hidden[number >= 0]
 
 
-def _preemption_costs(gaps: npt.NDArray[np.void], events: npt.NDArray[np.void]) -> npt.NDArray[np.float64]:
-    """What each gap is longer than the one preemption in it: the switches themselves and the cold cache after them."""
+def _preemption_costs(
+    gaps: npt.NDArray[np.void], events: npt.NDArray[np.void], costs: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """What each gap is longer than the one preemption in it and the interrupts beside that, at what those cost: the
+    switches themselves and the cold cache after them."""
     switches = events[np.isin(events["kind"], (EventKind.SWITCH_OUT, EventKind.SWITCH_IN))]
     out = (switches["kind"][:-1] == EventKind.SWITCH_OUT) & (switches["a"][:-1] & 0xFFFFFFFF == 0)
     pair = np.flatnonzero(out & (switches["kind"][1:] == EventKind.SWITCH_IN) & (np.diff(switches["tid"]) == 0))
+    if not len(pair) or not len(gaps):
+        return np.empty(0)
     start, end = switches["ts"][pair].astype(np.int64), switches["ts"][pair + 1].astype(np.int64)
     gaps = gaps[np.argsort(gaps["start_ns"])]
     first, last = np.searchsorted(start, gaps["start_ns"], "left"), np.searchsorted(start, gaps["end_ns"], "left")
-    one = (last - first == 1) & (end[np.minimum(first, len(end) - 1)] <= gaps["end_ns"] if len(end) else False)
-    # An interrupt beside it would be taken for its cost; one that ran while it was off the CPU is inside its span.
+    one = (last - first == 1) & (end[np.minimum(first, len(end) - 1)] <= gaps["end_ns"])
+    # An interrupt while it was off the CPU is inside the span.
     others = interruptions(events)
-    hits = others.start[~_inside(others.start, start, end)]
-    one &= np.searchsorted(hits, gaps["start_ns"], "left") == np.searchsorted(hits, gaps["end_ns"], "right")
-    hit = first[one]
-    costs: npt.NDArray[np.float64] = (gaps["end_ns"] - gaps["start_ns"])[one] - (end - start)[hit].astype(np.float64)
-    return costs
+    beside = np.flatnonzero(~_inside(others.start, start, end))
+    beside = beside[np.argsort(others.start[beside], kind="stable")]
+    number = class_of(events)[others.leader[beside]]
+    taken = np.concatenate([[0], np.cumsum(others.visible[beside] + np.where(number >= 0, costs[number], 0))])
+    edges = others.start[beside]
+    took = taken[np.searchsorted(edges, gaps["end_ns"])] - taken[np.searchsorted(edges, gaps["start_ns"])]
+    hit = np.minimum(first, len(end) - 1)
+    rest: npt.NDArray[np.float64] = ((gaps["end_ns"] - gaps["start_ns"]) - (end - start)[hit] - took)[one]
+    return rest
 
 
 def _inside(

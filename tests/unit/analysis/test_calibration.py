@@ -59,16 +59,23 @@ def test_a_preemption_costs_what_its_switches_do_not_cover() -> None:
     assert of(Cause.TIMER, host.ns) == 0
 
 
-@pytest.mark.parametrize(
-    "disturbance",
-    [
-        lambda t: [interrupt(t + 14_000, t + 20_000)],  # an interrupt beside it, in the same gap
-        lambda t: switched(t + 14_000, t + 20_000),  # a second preemption
-    ],
-)
-def test_a_gap_with_something_else_in_it_says_nothing_of_preemptions(disturbance: object) -> None:
+def test_the_interrupt_that_woke_the_other_is_not_part_of_the_preemption() -> None:
+    at = 1_000_000 * np.arange(1, 80)
+    # Ticks alone, so that their cost is known, and ticks that end in a preemption.
+    gaps, events = [], []
+    for n, t in enumerate(at.tolist()):
+        events.append(interrupt(t + 3_000, t + 8_000))
+        gaps.append(gap(t, t + (30_000 if n % 2 else 70_000)))
+        if not n % 2:
+            events += switched(t + 9_000, t + 19_000)
+    host = costs(gaps, events)
+    assert of(Cause.TIMER, host.ns) == 25_000
+    assert of(Cause.PREEMPTED, host.ns) == 70_000 - 10_000 - 5_000 - 25_000
+
+
+def test_a_gap_with_two_preemptions_says_nothing() -> None:
     at = 1_000_000 * np.arange(1, 30)
-    events = [row for t in at for row in [*switched(t + 2_000, t + 12_000), *disturbance(t)]]  # type: ignore[operator]
+    events = [row for t in at for row in [*switched(t + 2_000, t + 12_000), *switched(t + 14_000, t + 20_000)]]
     assert of(Cause.PREEMPTED, costs([gap(t, t + 40_000) for t in at], events).gaps) == 0
 
 
