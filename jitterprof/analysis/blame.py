@@ -106,8 +106,10 @@ def blame_table(
         for number in of_cause.tolist():
             if class_columns[number] >= 0:
                 null = None
-                if class_null is not None and cause != Cause.QUEUE:
-                    null = float(class_null.share[class_columns[number]])
+                if class_null is not None and cause_null is not None and cause != Cause.QUEUE:
+                    # Where the body names nobody, chance gives a culprit no more than it gives the cause.
+                    share = cause_null.share[cause] if population.thinned else class_null.share[class_columns[number]]
+                    null = float(share)
                 entries.append(
                     (cause.id, names[number], int(by_class.excess[number]), int(by_class.hits[number]), null)
                 )

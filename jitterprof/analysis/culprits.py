@@ -165,11 +165,13 @@ def _lock_keys(out: Rows, machine: str) -> Ints:
 
 @dataclass(frozen=True, slots=True)
 class Tasks:
-    """Names of threads, from the TASK and TASK_CGROUP records: tid -> comm, process, cgroup (kernfs id)."""
+    """Names of threads, from the TASK and TASK_CGROUP records: tid -> comm, process, cgroup (kernfs id). `kernel`: the
+    kernel's own."""
 
     comm: Mapping[int, str]
     process: Mapping[int, int]
     cgroup: Mapping[int, int]
+    kernel: frozenset[int]
 
     @staticmethod
     def of(evidence: Evidence) -> "Tasks":
@@ -182,6 +184,7 @@ class Tasks:
             {tid: comm.split(b"\0")[0].decode("utf-8", "replace") for tid, comm in zip(tids, comms, strict=True)},
             dict(zip(tids, named["other"].tolist(), strict=True)),
             dict(zip(grouped["tid"].tolist(), grouped["a"].tolist(), strict=True)),
+            frozenset(named["tid"][named["flags"] & 1 != 0].tolist()),
         )
 
     def processes(self, tid: npt.NDArray[np.uint32]) -> Ints:

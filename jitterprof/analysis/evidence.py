@@ -40,18 +40,31 @@ class Evidence:
     maps: tuple[tuple[int, int, str], ...] = ()
     probes: tuple[ProbeStatus, ...] = ()
     machine: str = "x86_64"
+    #: Rows of `events` by (kind, ts), and where each kind begins among them.
+    _by_kind: npt.NDArray[np.uint32] = field(init=False, repr=False, compare=False)
+    _first: npt.NDArray[np.int64] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        kind = np.ascontiguousarray(self.events["kind"])
+        object.__setattr__(self, "_by_kind", np.argsort(kind, kind="stable").astype(np.uint32))
+        object.__setattr__(self, "_first", np.concatenate([[0], np.cumsum(np.bincount(kind, minlength=256))]))
 
     @property
     def sees_scheduling(self) -> bool:
         """Whether the records say when a thread had a CPU; without that nothing can be explained."""
         if any(probe.name == "sched" and probe.state in ("on", "partial") for probe in self.probes):
             return True
-        return bool(np.any(np.isin(self.events["kind"], (EventKind.SWITCH_OUT, EventKind.SWITCH_IN))))
+        return len(self.rows(EventKind.SWITCH_OUT, EventKind.SWITCH_IN)) > 0
 
     def of_kind(self, *kinds: EventKind) -> npt.NDArray[np.void]:
         """The events of these kinds, in order of time."""
-        chosen: npt.NDArray[np.void] = self.events[np.isin(self.events["kind"], kinds)]
+        chosen: npt.NDArray[np.void] = self.events[self.rows(*kinds)]
         return chosen
+
+    def rows(self, *kinds: EventKind) -> npt.NDArray[np.uint32]:
+        """Which events are of these kinds, in order of time."""
+        found = [self._by_kind[self._first[kind] : self._first[kind + 1]] for kind in kinds]
+        return found[0] if len(found) == 1 else np.sort(np.concatenate(found))
 
 
 def evidence_of(

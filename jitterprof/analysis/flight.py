@@ -17,6 +17,7 @@ from jitterprof.model.ledger import Ledger
 from jitterprof.model.request import Kind, Phase
 from jitterprof.model.stream import Why
 from jitterprof.store import Run
+from jitterprof.units import NS_PER_S
 
 Flags = npt.NDArray[np.bool_]
 
@@ -49,7 +50,7 @@ def detailed_rows(run: Run) -> Flags:
         rows = np.flatnonzero(requests["kind"] == kind)
         mine = requests[rows]
         ready = np.clip(previous_end(mine), mine["intended_ns"], mine["start_ns"])
-        detailed[rows] = _within(ready, mine["end_ns"], run.windows)
+        detailed[rows] = within_one(ready, mine["end_ns"], run.windows)
     return detailed
 
 
@@ -63,12 +64,12 @@ def sampled_rows(run: Run) -> Flags | None:
     keys = requests["seq"] * (len(Phase) + 1) + requests["phase"]
     chosen = np.isin(keys, drawn["seq"] * (len(Phase) + 1) + drawn["phase"]) & (requests["kind"] == Kind.REQUEST)
     start = windows[windows["why"] & Why.START != 0]
-    chosen |= _within(requests["intended_ns"], requests["end_ns"], start)
+    chosen |= within_one(requests["intended_ns"], requests["end_ns"], start)
     sampled: Flags = chosen & detailed_rows(run)
     return sampled
 
 
-def _within(start: npt.NDArray[np.int64], end: npt.NDArray[np.int64], windows: npt.NDArray[np.void]) -> Flags:
+def within_one(start: npt.NDArray[np.int64], end: npt.NDArray[np.int64], windows: npt.NDArray[np.void]) -> Flags:
     """Whether each [start, end] lies in one stretch of `windows` (closed; they may overlap)."""
     if not len(windows):
         return np.zeros(len(start), bool)
@@ -79,6 +80,18 @@ def _within(start: npt.NDArray[np.int64], end: npt.NDArray[np.int64], windows: n
     at = np.searchsorted(first, start, "right") - 1
     within: Flags = (at >= 0) & (last[np.maximum(at, 0)] >= end)
     return within
+
+
+def detail_line(run: Run, rows: npt.NDArray[np.intp], tail: npt.NDArray[np.intp]) -> str:
+    """What was kept, in words. `rows`: the requests that are explained; `tail`: the spikes among them."""
+    detailed = detailed_rows(run)
+    start, end = run.manifest.window_ns
+    size = sum(file.stat().st_size for file in run.path.iterdir()) if run.path.is_dir() else 0
+    rate = f", {size / 1e6 * 3600 * NS_PER_S / (end - start):.3g} MB per hour" if end > start and size else ""
+    return (
+        f"--keep tail: {int(detailed[tail].sum())} of {len(tail)} spikes and {int(detailed[rows].sum())} of {len(rows)}"
+        f" requests have full detail{rate}; of the others the causes are known, not the culprits"
+    )
 
 
 def mixed_ledger(run: Run, from_events: Callable[[Run, Evidence], Ledger]) -> Ledger:

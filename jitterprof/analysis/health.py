@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from jitterprof.analysis.blame import BlameTable
+from jitterprof.analysis.flight import detail_line, detailed_rows, keeps_tail
 from jitterprof.analysis.spikes import Population
 from jitterprof.analysis.unreported import unreported_switches
 from jitterprof.model.cause import Cause
@@ -93,6 +94,8 @@ def report(
     if observer > OBSERVER_LOUD:
         loud.append(f"jitterprof itself took {observer:.1%} of the requests' time")
     loud += _sample_caveats(run, population, slo_ns)
+    if keeps_tail(run):
+        quiet.append(detail_line(run, population.rows, population.tail_rows))
     quiet += _probe_caveats(run.manifest)
     quiet += _steal_caveats(run.manifest)
     if not health.loss.total and (unreported := unreported_switches(run)):
@@ -131,11 +134,14 @@ def _steal_caveats(manifest: Manifest) -> list[str]:
 
 
 def _shares(run: Run, ledger: Ledger, population: Population) -> tuple[float, float]:
-    total = int(population.response_ns.sum())
-    if not total:
-        return 0.0, 0.0
+    """Of the requests with full detail: of the others little is known, and that is said in words."""
     inside = np.zeros(len(run.requests), bool)
     inside[population.rows] = True
+    if keeps_tail(run):
+        inside &= detailed_rows(run)
+    total = int((run.requests["end_ns"] - run.requests["intended_ns"])[inside].sum())
+    if not total:
+        return 0.0, 0.0
     pieces = ledger.pieces
     mine = inside[pieces["row"]]
     unknown = pieces["ns"][mine & (pieces["cause"] == Cause.UNKNOWN)].sum()

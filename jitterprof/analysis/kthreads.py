@@ -8,7 +8,6 @@ import re
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from jitterprof.analysis.culprits import CulpritKind, Tasks, coded
 from jitterprof.analysis.evidence import Evidence
@@ -42,9 +41,7 @@ class InterruptThreads:
     def of(evidence: Evidence) -> "InterruptThreads":
         """Find them by their names among the kernel's threads."""
         tasks = Tasks.of(evidence)
-        rows = sorted(
-            row for tid, comm in tasks.comm.items() if tasks.is_kernel(tid) for row in [_sorted_out(tid, comm)] if row
-        )
+        rows = sorted(row for tid in tasks.kernel for row in [_sorted_out(tid, tasks.comm[tid])] if row is not None)
         columns = np.array(rows, np.int64).reshape(len(rows), 5).T
         return InterruptThreads(*columns)
 

@@ -1,7 +1,5 @@
 """The ledger: one cause for every nanosecond of every request, from intended start to end. It closes exactly."""
 
-import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -10,6 +8,7 @@ import numpy.typing as npt
 
 from jitterprof.analysis.culprits import CulpritKind, Culprits, Namer, distinct, plain
 from jitterprof.analysis.evidence import Evidence
+from jitterprof.analysis.parallel import on_all_cpus
 from jitterprof.analysis.segments import Ints, Rows
 from jitterprof.analysis.stragglers import Pools, pool_claims
 from jitterprof.analysis.timeline import Recording, Timeline, sort_out
@@ -106,8 +105,7 @@ def build_ledger_and_claims(
         some = [windows.part(first, first + size) for first in range(0, len(windows.row), size)]
         # A few requests may last for long; they are looked at in stretches of no more than this.
         edges = evidence.events["ts"][:: 2 * batch_events].astype(np.int64)
-        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-            both = list(pool.map(lambda part: _one_batch(part, recording, edges, namer, pools), some))
+        both = on_all_cpus(lambda part: _one_batch(part, recording, edges, namer, pools), some)
         batches, claimed = [batch for batch, _ in both], [claims for _, claims in both]
         del both
     ledger, claims = merged(batches, namer), merged(claimed, namer)

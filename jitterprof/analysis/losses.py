@@ -36,6 +36,14 @@ class Losses:
     by_cpu: Intervals
     clean: Ints
 
+    def around(self, start: int, end: int) -> "Losses":
+        """Those that have a part in [start, end], and the first one after it."""
+        if not len(self.anywhere):
+            return self
+        begin, beyond = np.searchsorted(self.anywhere.end, start), np.searchsorted(self.anywhere.start, end, "right")
+        kept = np.flatnonzero((self.by_cpu.end >= start) & (self.by_cpu.start <= end))
+        return Losses(self.anywhere.rows(slice(begin, beyond + 1)), self.by_cpu.rows(kept), self.clean[kept])
+
     def first(self, start: Ints, end: Ints) -> Ints:
         """For each [start, end) the first moment from which a record may be missing; FOREVER where none is."""
         if not len(self.anywhere):
@@ -81,9 +89,13 @@ class Anchors:
     time: Ints
     cpu: Ints
 
+    def rows(self, index: Ints | slice) -> "Anchors":
+        """Some of them."""
+        return Anchors(self.thread[index], self.time[index], self.cpu[index])
+
     def last(self, thread: Ints, time: Ints, otherwise: Ints) -> Ints:
         """The thread's last anchor at or before `time`, or `otherwise`."""
-        if not len(self.time):
+        if not len(self.time) or not len(time):
             return otherwise
         at = Finder(self.thread, self.time).after(thread, time) - 1
         found = (at >= 0) & (self.thread[np.maximum(at, 0)] == thread)
@@ -92,7 +104,7 @@ class Anchors:
     def next_on(self, thread: Ints, cpu: Ints, time: Ints, otherwise: Ints) -> Ints:
         """The thread's first anchor on `cpu` at or after `time`, or `otherwise` where that comes first."""
         known = np.flatnonzero(self.cpu >= 0)
-        if not len(known):
+        if not len(known) or not len(time):
             return otherwise
         width = np.int64(1 << 20)
         key = self.thread[known] * width + self.cpu[known]
@@ -152,7 +164,7 @@ def doubts(
 
 def last_end(faults: Intervals, thread: Ints, time: Ints, otherwise: Ints) -> Ints:
     """The end of the thread's last fault that ended at or before `time`, or `otherwise` where that is later."""
-    if not len(faults):
+    if not len(faults) or not len(time):
         return otherwise
     at = Finder(faults.group, faults.end).after(thread, time) - 1
     found = (at >= 0) & (faults.group[np.maximum(at, 0)] == thread)

@@ -6,6 +6,7 @@ import numpy as np
 
 from jitterprof.analysis.culprits import Coder, CulpritKind, coded, plain
 from jitterprof.analysis.evidence import Evidence
+from jitterprof.analysis.kthreads import InterruptThreads
 from jitterprof.analysis.overlays import waiting_cpu
 from jitterprof.analysis.segments import Intervals, Ints, Rows, Stretch, cut, intervals
 from jitterprof.model.cause import Cause
@@ -40,7 +41,7 @@ def occupants(evidence: Evidence, highest: int) -> tuple[Intervals, Ints]:
 @dataclass(frozen=True, slots=True)
 class Occupancy:
     """Who held which CPU when: `spans` by CPU, with the `tid` of each occupant (0: idle); and what kworkers worked on:
-    `works` by their thread, with a `work_code` for each."""
+    `works` by their thread, with a `work_code` for each. `interrupts`: the threads that stand for an interrupt."""
 
     spans: Intervals
     tid: Ints
@@ -48,6 +49,7 @@ class Occupancy:
     work_code: Ints
     stretch: Stretch
     work_stretch: Stretch
+    interrupts: InterruptThreads
 
     @staticmethod
     def of(evidence: Evidence, coder: Coder, highest: int) -> "Occupancy":
@@ -64,6 +66,7 @@ class Occupancy:
             code,
             Stretch(spans.group, spans.start, spans.end),
             Stretch(works.group, works.start, works.end),
+            InterruptThreads.of(evidence),
         )
 
     def blame(self, segments: Rows, start: int, end: int) -> Rows:
@@ -78,6 +81,10 @@ class Occupancy:
         occupant[occupant == segments["tid"]] = -1
         task, idle = np.flatnonzero(occupant > 0), np.flatnonzero(occupant == 0)
         segments["code"][task] = coded(CulpritKind.TASK, occupant[task])
+        place = self.interrupts.place(occupant[task])
+        for_interrupt, place = task[place >= 0], place[place >= 0]
+        segments["cause"][for_interrupt] = self.interrupts.cause[place]
+        segments["code"][for_interrupt] = self.interrupts.code[place]
         exits = segments["cause"][idle] == Cause.WAKEUP
         segments["code"][idle] = np.where(exits, plain(CulpritKind.IDLE_EXIT), plain(CulpritKind.IDLE_TASK))
         here = self.work_stretch.during(start, end)

@@ -21,8 +21,11 @@ LEVEL = 0.95
 BLOCK_NS = NS_PER_S
 CORRELATIONS = 4
 #: Fewer blocks, or fewer separate clusters of requests in the tail, carry no interval.
-MIN_BLOCKS = 10
-MIN_CLUSTERS = 10
+MIN_BLOCKS = 8
+MIN_CLUSTERS = 20
+#: From this quantile on its interval depends on the number of clusters above it.
+_TAIL_FROM = 0.9
+_Z = 1.96
 _CORRELATED = 0.1
 _CELLS_PER_BLOCK = 8
 _BLOCKS_MAX = 500
@@ -95,13 +98,26 @@ def intervals(response: Ints, levels: tuple[float, ...], blocks: Blocks, seed: i
     low, high = np.quantile(drawn, (edge, 1 - edge), axis=0)
     found = []
     for number, level in enumerate(levels):
-        groups = clusters(response, float(exact[number]), blocks.lag)
-        if groups < MIN_CLUSTERS:
-            found.append(Interval(None, None, f"only {groups} separate groups of requests above p{100 * level:g}"))
-        else:
-            around = min(low[number], exact[number]), max(high[number], exact[number])
-            found.append(Interval(round(float(around[0])), round(float(around[1])), ""))
+        bounds = [low[number], exact[number], high[number]]
+        if level >= _TAIL_FROM:
+            groups = clusters(response, float(exact[number]), blocks.lag)
+            if groups < MIN_CLUSTERS:
+                reason = f"only {groups} separate groups of requests above p{100 * level:g}"
+                found.append(Interval(None, None, reason))
+                continue
+            # With few groups the resamples vary too little: how many groups a session has is itself by chance.
+            factors = 1 - (1 - level) * np.array(_poisson_bounds(groups)) / groups
+            bounds += np.quantile(response, np.clip(factors, 0, 1)).tolist()
+        found.append(Interval(round(float(min(bounds))), round(float(max(bounds))), ""))
     return tuple(found)
+
+
+def _poisson_bounds(count: int) -> tuple[float, float]:
+    """95 % bounds of the mean of a Poisson variable seen as `count` > 0: Byar's approximation, Breslow and Day 1987."""
+    low = count * (1 - 1 / (9 * count) - _Z / (3 * np.sqrt(count))) ** 3
+    more = count + 1
+    high = more * (1 - 1 / (9 * more) + _Z / (3 * np.sqrt(more))) ** 3
+    return float(low), float(high)
 
 
 def resampled(

@@ -57,9 +57,19 @@ class Intervals:
     def __len__(self) -> int:
         return len(self.start)
 
-    def rows(self, index: Ints) -> "Intervals":
+    def rows(self, index: Ints | slice) -> "Intervals":
         """Some of them."""
         return Intervals(self.group[index], self.start[index], self.end[index], self.row[index])
+
+
+def near(group: Ints, time: Ints, first: tuple[int, int], last: tuple[int, int]) -> slice:
+    """Of entries sorted by (group, time) those from `first` to `last` (both a group and a time), and one more on either
+    side."""
+    bounds = []
+    for (wanted, at), side in ((first, "left"), (last, "right")):
+        low, high = np.searchsorted(group, [wanted, wanted + 1])
+        bounds.append(int(low) + int(np.searchsorted(time[low:high], at, side)))  # type: ignore[call-overload]
+    return slice(max(bounds[0] - 1, 0), bounds[1] + 1)
 
 
 class Stretch:

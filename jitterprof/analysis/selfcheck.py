@@ -286,7 +286,8 @@ def _judge_fault(kind: FaultKind, pulses: list[JudgedPulse], reason: str) -> Jud
 
 def _why_unclear(pulses: list[JudgedPulse], kept: list[JudgedPulse]) -> str:
     if len(kept) < MIN_JUDGED:
-        return f"{len(pulses) - len(kept)} of {len(pulses)} pulses were disturbed by others"
+        why = Counter(pulse.left_out for pulse in pulses if pulse.left_out).most_common(1)
+        return f"{len(pulses) - len(kept)} of {len(pulses)} pulses left out: {why[0][0] if why else 'none took place'}"
     return f"only {sum(pulse.cause != NOT_SEEN for pulse in kept)} of {len(kept)} pulses made a request slow"
 
 

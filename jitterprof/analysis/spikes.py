@@ -19,7 +19,8 @@ class Population:
 
     `rows`: measured requests that succeeded; `response_ns` and `tail` are aligned with it, `baseline` gives each the
     index of its baseline. `baseline_ns[b]`: median response; `body[b]`: rows between its quartiles; `matched[b]`:
-    False where requests of other shapes had to stand in. `threshold_ns`: above it a request is a spike.
+    False where requests of other shapes had to stand in. `threshold_ns`: above it a request is a spike. `thinned`: the
+    ledgers of most other rows name no culprits.
     """
 
     rows: npt.NDArray[np.intp]
@@ -30,6 +31,7 @@ class Population:
     baseline_ns: npt.NDArray[np.int64]
     body: tuple[npt.NDArray[np.intp], ...]
     matched: npt.NDArray[np.bool_]
+    thinned: bool = False
 
     @property
     def tail_rows(self) -> npt.NDArray[np.intp]:
@@ -43,8 +45,14 @@ def measured_rows(requests: npt.NDArray[np.void]) -> npt.NDArray[np.intp]:
     return np.flatnonzero(wanted & (requests["kind"] == Kind.REQUEST) & (requests["status"] == Status.OK))
 
 
-def select(requests: npt.NDArray[np.void], slo_ns: int | None = None) -> Population:
-    """Split the measured requests into tail and body and find each shape's baseline."""
+def select(
+    requests: npt.NDArray[np.void], slo_ns: int | None = None, sampled: npt.NDArray[np.bool_] | None = None
+) -> Population:
+    """Split the measured requests into tail and body and find each shape's baseline.
+
+    `sampled`: bool[requests], a random sample with ledgers in full detail, from which the body is taken where it is
+    large enough; None: all requests are alike.
+    """
     rows = measured_rows(requests)
     response = requests["end_ns"][rows] - requests["intended_ns"][rows]
     threshold = slo_ns if slo_ns is not None else quantiles(response).p99_ns
@@ -61,7 +69,10 @@ def select(requests: npt.NDArray[np.void], slo_ns: int | None = None) -> Populat
             body, enough = ~tail, False
         low, middle, high = np.quantile(response[body], (0.25, 0.5, 0.75))
         middles.append(round(float(middle)))
-        bodies.append(rows[body & (response >= low) & (response <= high)])
+        body &= (response >= low) & (response <= high)
+        if sampled is not None and (body & sampled[rows]).sum() >= MIN_BODY:
+            body &= sampled[rows]
+        bodies.append(rows[body])
         matched.append(enough)
     return Population(
         rows,
@@ -72,6 +83,7 @@ def select(requests: npt.NDArray[np.void], slo_ns: int | None = None) -> Populat
         np.array(middles, np.int64),
         tuple(bodies),
         np.array(matched, bool),
+        sampled is not None,
     )
 
 

@@ -1,5 +1,6 @@
 """From a thread's own scheduler records to its states: running, queued, blocked, throttled, stopped, unknown."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,7 +11,19 @@ from jitterprof.analysis.chain import Waits, join_false_wakes
 from jitterprof.analysis.culprits import Coder, CulpritKind, Tasks, coded, plain
 from jitterprof.analysis.evidence import FOREVER, Evidence
 from jitterprof.analysis.losses import Anchors, Doubts, Losses, doubts, last_end
-from jitterprof.analysis.segments import SEGMENT_DTYPE, Intervals, Ints, Role, Rows, cut, intervals, union
+from jitterprof.analysis.parallel import on_all_cpus
+from jitterprof.analysis.segments import (
+    SEGMENT_DTYPE,
+    Intervals,
+    Ints,
+    Role,
+    Rows,
+    cut,
+    intervals,
+    near,
+    ordered,
+    union,
+)
 from jitterprof.model.cause import Cause
 from jitterprof.model.event import (
     EVENT_DTYPE,
@@ -24,6 +37,7 @@ from jitterprof.model.event import (
 
 Flags = npt.NDArray[np.bool_]
 _LOW32 = np.uint64(0xFFFFFFFF)
+_SWITCHES = (EventKind.SWITCH_OUT, EventKind.SWITCH_IN)
 _QUEUE = (EventKind.WAKING, EventKind.WAKEUP, EventKind.MIGRATE)
 #: EXIT_DEAD, EXIT_ZOMBIE, TASK_DEAD (include/linux/sched.h): the thread will not come back.
 _DEAD = 0x10 | 0x20 | 0x80
@@ -32,60 +46,90 @@ _HEAD = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Episodes:
-    """The spans between a thread's consecutive switches, from the beginning of the recording to its end.
-
-    `records`: the scheduler records of all threads by (thread, ts), a _HEAD before each thread's first. `left`: index
-    in `records` of the switch (or _HEAD) that opens an episode, `limit`: one past the last record that belongs to it.
-    `right`: kind of the switch that ends it (0: the recording ends), `right_cpu`: its CPU. `thread`: index into `tids`.
-    """
+class History:
+    """`records`: the scheduler records of all threads by (thread, ts), a _HEAD before each thread's first. `tids`: the
+    threads. `left`: index in `records` of the switches and heads. `end`: of the recording."""
 
     tids: Ints
     records: Rows
     left: Ints
+    end: int
+
+    @staticmethod
+    def of(evidence: Evidence) -> "History":
+        """Sort out the records of every thread that was ever switched in or out."""
+        events = evidence.events
+        tids = np.unique(events["tid"][evidence.rows(*_SWITCHES)])
+        rows = evidence.rows(*_SWITCHES, *_QUEUE)
+        tid = events["tid"][rows]
+        thread = np.searchsorted(tids, tid)
+        known = tids[np.minimum(thread, len(tids) - 1)] == tid if len(tids) else np.zeros(0, bool)
+        rows, thread = rows[: len(known)][known], thread[: len(known)][known]
+        # numpy sorts small numbers by their digits.
+        order = np.argsort(thread.astype(np.uint16) if len(tids) < 1 << 16 else thread, kind="stable")
+        thread = thread[order]
+        records = np.zeros(len(tids) + len(rows), EVENT_DTYPE)
+        records[np.arange(len(rows)) + thread + 1] = events[rows[order]]
+        heads = np.searchsorted(thread, np.arange(len(tids))) + np.arange(len(tids))
+        records["tid"][heads], records["ts"][heads], records["kind"][heads] = tids, evidence.window[0], _HEAD
+        left = np.flatnonzero(np.isin(records["kind"], (_HEAD, *_SWITCHES)))
+        return History(tids.astype(np.int64), records, left, evidence.window[1])
+
+    def parts(self, size: int) -> Iterator["Episodes"]:
+        """The episodes, some `size` at a time."""
+        for first in range(0, len(self.left), size):
+            yield self._part(first, min(first + size, len(self.left)))
+
+    def _part(self, first: int, last: int) -> "Episodes":
+        before = min(first, 1)
+        begin = self.left[first - before]
+        beyond = self.left[last] if last < len(self.left) else len(self.records)
+        records = self.records[begin : beyond + 1]
+        left = self.left[first - before : last] - begin
+        limit = np.append(left[1:], beyond - begin)
+        opener = records[left]
+        after = records[np.minimum(limit, len(records) - 1)]
+        inner = (limit < len(records)) & (after["tid"] == opener["tid"])
+        return Episodes(
+            tids=self.tids,
+            records=records,
+            before=before,
+            left=left,
+            limit=limit,
+            opener=opener,
+            thread=np.searchsorted(self.tids, opener["tid"]).astype(np.int64),
+            start=opener["ts"].astype(np.int64),
+            end=np.where(inner, after["ts"].astype(np.int64), self.end),
+            right=np.where(inner, after["kind"], 0).astype(np.int64),
+            right_cpu=np.where(inner, after["cpu"], -1).astype(np.int64),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Episodes:
+    """Spans between a thread's consecutive switches, from the beginning of the recording to its end.
+
+    `records`: theirs, and the one after them. `left`: index in `records` of the switch (or _HEAD) that opens an
+    episode, `limit`: one past the last record that belongs to it. `opener`: the record that opens it. `right`: kind of
+    the switch that ends it (0: the recording ends), `right_cpu`: its CPU. `thread`: index into `tids`. `before`: how
+    many episodes stand at the beginning only to show what came before the others.
+    """
+
+    tids: Ints
+    records: Rows
+    before: int
+    left: Ints
     limit: Ints
+    opener: Rows
     thread: Ints
     start: Ints
     end: Ints
     right: Ints
     right_cpu: Ints
 
-    @property
-    def opener(self) -> Rows:
-        """The record that opens each episode."""
-        opener: Rows = self.records[self.left]
-        return opener
-
-
-def find_episodes(evidence: Evidence) -> Episodes:
-    """Sort out the records of every thread that was ever switched in or out."""
-    window = evidence.window
-    switches = evidence.of_kind(EventKind.SWITCH_OUT, EventKind.SWITCH_IN)
-    tids = np.unique(switches["tid"])
-    mine = evidence.of_kind(EventKind.SWITCH_OUT, EventKind.SWITCH_IN, *_QUEUE)
-    mine = mine[np.isin(mine["tid"], tids)]
-    heads = np.zeros(len(tids), EVENT_DTYPE)
-    heads["tid"], heads["ts"], heads["kind"] = tids, window[0], _HEAD
-    records = np.concatenate([heads, mine])
-    records = records[np.argsort(records["tid"], kind="stable")]
-    kind = records["kind"]
-    left = np.flatnonzero((kind == _HEAD) | (kind == EventKind.SWITCH_OUT) | (kind == EventKind.SWITCH_IN))
-    thread = np.searchsorted(tids, records["tid"][left])
-    follows = np.append(left[1:], len(records))[: len(left)]
-    inner = np.append(thread[1:] == thread[:-1], False)[: len(left)]
-    after = records[np.minimum(follows, max(len(records) - 1, 0))]
-    start = records["ts"][left].astype(np.int64)
-    return Episodes(
-        tids=tids.astype(np.int64),
-        records=records,
-        left=left,
-        limit=follows,
-        thread=thread.astype(np.int64),
-        start=start,
-        end=np.where(inner, after["ts"].astype(np.int64), max(window[1], int(start.max(initial=window[0])))),
-        right=np.where(inner, after["kind"], 0).astype(np.int64),
-        right_cpu=np.where(inner, after["cpu"], -1).astype(np.int64),
-    )
+    def those(self, chosen: Flags) -> Ints:
+        """Which episodes are chosen, without those that only stand before the others."""
+        return np.flatnonzero(chosen[self.before :]) + self.before
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,19 +143,87 @@ class States:
     waits: Waits
 
 
-def thread_states(evidence: Evidence, anchors: Anchors, losses: Losses, coder: Coder) -> States:
-    """The states of every victim thread. `anchors` name threads by tid."""
-    episodes = find_episodes(evidence)
-    off, blocked = _off_cpu(episodes, evidence, losses, coder)
-    running, doubt = _running(episodes, evidence, anchors, losses)
-    segments = np.concatenate([running, off])
-    segments = segments[np.lexsort((segments["start"], segments["thread"]))]
+@dataclass(frozen=True, slots=True)
+class Circumstances:
+    """What else is known of the threads. `anchors`, `faults`, `reclaims` are grouped by thread index; the `row` of a
+    fault indexes `fault_records`."""
+
+    evidence: Evidence
+    losses: Losses
+    coder: Coder
+    tasks: Tasks
+    anchors: Anchors
+    fault_records: Rows
+    faults: Intervals
+    reclaims: Intervals
+
+    @staticmethod
+    def of(tids: Ints, evidence: Evidence, anchors: Anchors, losses: Losses, coder: Coder) -> "Circumstances":
+        """Those of the threads `tids`. `anchors` name threads by tid."""
+        known = np.flatnonzero(np.isin(anchors.thread, tids))
+        faults, reclaims = evidence.of_kind(EventKind.FAULT), evidence.of_kind(EventKind.RECLAIM)
+        return Circumstances(
+            evidence,
+            losses,
+            coder,
+            Tasks.of(evidence),
+            Anchors(np.searchsorted(tids, anchors.thread[known]), anchors.time[known], anchors.cpu[known]),
+            faults,
+            _by_thread(faults, tids),
+            _by_thread(reclaims, tids),
+        )
+
+    def around(self, episodes: Episodes) -> "Circumstances":
+        """What matters for some episodes."""
+        if not len(episodes.start):
+            return self
+        first = (int(episodes.thread[0]), int(episodes.start[0]))
+        last = (int(episodes.thread[-1]), int(episodes.end[-1]))
+        faults, reclaims, anchors = self.faults, self.reclaims, self.anchors
+        return replace(
+            self,
+            losses=self.losses.around(int(episodes.start.min()), int(episodes.end.max())),
+            anchors=anchors.rows(near(anchors.thread, anchors.time, first, last)),
+            faults=faults.rows(near(faults.group, faults.end, first, last)),
+            reclaims=reclaims.rows(near(reclaims.group, reclaims.end, first, last)),
+        )
+
+
+#: Episodes that are worked on at once: what is made of them stays in the CPU's cache.
+PART = 1 << 16
+
+
+def thread_states(evidence: Evidence, anchors: Anchors, losses: Losses, coder: Coder, part: int = PART) -> States:
+    """The states of every victim thread. `anchors` name threads by tid. `part`: see PART."""
+    history = History.of(evidence)
+    known = Circumstances.of(history.tids, evidence, anchors, losses, coder)
+    found = on_all_cpus(lambda episodes: _states(episodes, known.around(episodes)), history.parts(part))
+    rows = [np.zeros(0, SEGMENT_DTYPE)]
+    count = 0
+    for states in found:
+        states.segments["wait"][states.segments["wait"] >= 0] += count
+        count += len(states.waits.waker)
+        rows.append(states.segments)
+    segments = np.concatenate(rows)
+    none = np.zeros(0, np.int64)
+    waits = Waits(
+        np.concatenate([none, *(states.waits.waker for states in found)]),
+        np.concatenate([none, *(states.waits.lock for states in found)]),
+    )
+    join_false_wakes(segments, waits)
+    doubt = Doubts(*(_all([getattr(states.doubts, name) for states in found]) for name in Doubts.__slots__))
+    return States(history.tids, segments, doubt, waits)
+
+
+def _states(episodes: Episodes, known: Circumstances) -> States:
+    off, waits = _off_cpu(episodes, known)
+    running, doubt = _running(episodes, known)
+    segments = ordered(np.concatenate([running, off]))
     segments = segments[segments["start"] < segments["end"]]
     segments["tid"] = episodes.tids[segments["thread"]]
     segments, at = cut(segments, np.where(segments["role"] == Role.RUNNING, segments["thread"], -1), doubt.hard)
     _forget(segments, np.flatnonzero(at >= 0))
-    join_false_wakes(segments, blocked)
-    return States(episodes.tids, segments, doubt, blocked)
+    return States(episodes.tids, segments, doubt, waits)
 
 
 def _forget(segments: Rows, which: Ints) -> None:
@@ -132,11 +244,11 @@ def _rows(thread: Ints, start: Ints, end: Ints, cause: int | Ints, code: int | I
 # Running.
 
 
-def _running(episodes: Episodes, evidence: Evidence, anchors: Anchors, losses: Losses) -> tuple[Rows, Doubts]:
+def _running(episodes: Episodes, known: Circumstances) -> tuple[Rows, Doubts]:
     """Stints on a CPU: after a switch-in; and before a first record that is a switch-out, since the beginning."""
     opener = episodes.opener
     inferred = (opener["kind"] == _HEAD) & (episodes.right == EventKind.SWITCH_OUT)
-    chosen = np.flatnonzero((opener["kind"] == EventKind.SWITCH_IN) | inferred)
+    chosen = episodes.those((opener["kind"] == EventKind.SWITCH_IN) | inferred)
     inferred = inferred[chosen]
     right, right_cpu = episodes.right[chosen], episodes.right_cpu[chosen]
     cpu = np.where(inferred, right_cpu, opener["cpu"][chosen].astype(np.int64))
@@ -144,55 +256,45 @@ def _running(episodes: Episodes, evidence: Evidence, anchors: Anchors, losses: L
     consistent = (right == 0) | ((right == EventKind.SWITCH_OUT) & (right_cpu == cpu))
     rows = _rows(thread, start, end, Cause.RUN, 0)
     rows["role"], rows["cpu"] = Role.RUNNING, cpu
-
-    known = np.flatnonzero(np.isin(anchors.thread, episodes.tids))
-    mine = Anchors(np.searchsorted(episodes.tids, anchors.thread[known]), anchors.time[known], anchors.cpu[known])
-    faults = _by_thread(evidence.of_kind(EventKind.FAULT), episodes)
-    doubt = doubts(losses, mine, faults, thread, cpu, start, end, inferred, consistent)
-    unended = _unended(episodes, evidence, chosen, faults, mine, losses)
-    return rows, replace(doubt, soft=_both(doubt.soft, unended))
+    doubt = doubts(known.losses, known.anchors, known.faults, thread, cpu, start, end, inferred, consistent)
+    return rows, replace(doubt, soft=_all([doubt.soft, _unended(episodes, known, chosen)]))
 
 
-def _by_thread(records: Rows, episodes: Episodes) -> Intervals:
+def _by_thread(records: Rows, tids: Ints) -> Intervals:
     """Interval records of victims by thread index; those without an end are left out. `row`: into `records`."""
     known = np.flatnonzero(
-        np.isin(records["tid"], episodes.tids)
+        np.isin(records["tid"], tids)
         & ((records["kind"] != EventKind.FAULT) | (records["flags"] & FaultFlag.NO_END == 0))
     )
     mine = records[known]
-    thread = np.searchsorted(episodes.tids, mine["tid"]).astype(np.int64)
+    thread = np.searchsorted(tids, mine["tid"]).astype(np.int64)
     spans = intervals(thread, mine["a"].astype(np.int64), mine["ts"].astype(np.int64))
     return Intervals(spans.group, spans.start, spans.end, known[spans.row])
 
 
-def _unended(
-    episodes: Episodes, evidence: Evidence, stints: Ints, faults: Intervals, anchors: Anchors, losses: Losses
-) -> Intervals:
+def _unended(episodes: Episodes, known: Circumstances, stints: Ints) -> Intervals:
     """Ends of stints in a fault or reclaim whose own record is missing because something was lost: which part of the
     stint was spent in it is not known."""
-    reclaims = _by_thread(evidence.of_kind(EventKind.RECLAIM), episodes)
     stints = stints[episodes.right[stints] == EventKind.SWITCH_OUT]
     closing = episodes.records[episodes.limit[stints]]
     thread, out = episodes.thread[stints], episodes.end[stints]
     start = np.zeros(0, np.int64)
     parts: list[tuple[Ints, Ints, Ints]] = [(start, start, start)]
-    for flag, spans in ((OutFlag.IN_FAULT, faults), (OutFlag.IN_RECLAIM, reclaims)):
+    for flag, spans in ((OutFlag.IN_FAULT, known.faults), (OutFlag.IN_RECLAIM, known.reclaims)):
         flagged = (closing["flags"] & flag != 0) & (covering(spans, thread, out) < 0)
-        open_end = np.minimum(next_end(spans, thread, out), evidence.window[1])
-        which = np.flatnonzero(flagged & (losses.first(out, np.maximum(open_end, out)) != FOREVER))
+        open_end = np.minimum(next_end(spans, thread, out), known.evidence.window[1])
+        which = np.flatnonzero(flagged & (known.losses.first(out, np.maximum(open_end, out)) != FOREVER))
         # A fault's end rules out reclaim too, but not the other way round: reclaim happens inside a fault.
-        begin = last_end(faults, thread[which], out[which], episodes.start[stints[which]])
-        since = anchors.last(thread[which], out[which], begin)
+        begin = last_end(known.faults, thread[which], out[which], episodes.start[stints[which]])
+        since = known.anchors.last(thread[which], out[which], begin)
         parts.append((thread[which], since, out[which]))
     return union(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
-def _both(first: Intervals, second: Intervals) -> Intervals:
-    return union(
-        np.concatenate([first.group, second.group]),
-        np.concatenate([first.start, second.start]),
-        np.concatenate([first.end, second.end]),
-    )
+def _all(parts: list[Intervals]) -> Intervals:
+    none = np.zeros(0, np.int64)
+    columns = ((none, *(getattr(part, name) for part in parts)) for name in ("group", "start", "end"))
+    return union(*(np.concatenate(column) for column in columns))
 
 
 # Off the CPU.
@@ -214,10 +316,10 @@ class _Spans:
     raced: Flags
 
 
-def _off_cpu(episodes: Episodes, evidence: Evidence, losses: Losses, coder: Coder) -> tuple[Rows, Waits]:
-    opener = episodes.opener
+def _off_cpu(episodes: Episodes, known: Circumstances) -> tuple[Rows, Waits]:
+    evidence, tasks, opener = known.evidence, known.tasks, episodes.opener
     head = opener["kind"] == _HEAD
-    chosen = np.flatnonzero((opener["kind"] == EventKind.SWITCH_OUT) | (head & (episodes.right == EventKind.SWITCH_IN)))
+    chosen = episodes.those((opener["kind"] == EventKind.SWITCH_OUT) | (head & (episodes.right == EventKind.SWITCH_IN)))
     out, thread = opener[chosen], episodes.thread[chosen]
     is_head = head[chosen]
     state = state_of(out)
@@ -229,15 +331,12 @@ def _off_cpu(episodes: Episodes, evidence: Evidence, losses: Losses, coder: Code
     asleep = ~is_head & ~queued & ~dead & ~stopped
     spans = _wakes(episodes, chosen, preempted, throttled | dead)
 
-    faults = evidence.of_kind(EventKind.FAULT)
-    by_thread = _by_thread(faults, episodes)
-    cover = covering(by_thread, thread, spans.start)
-    cover_row = np.where(cover >= 0, by_thread.row[np.maximum(cover, 0)] if len(by_thread) else -1, -1)
+    cover = covering(known.faults, thread, spans.start)
+    cover_row = np.where(cover >= 0, known.faults.row[np.maximum(cover, 0)] if len(known.faults) else -1, -1)
     woken = spans.waking >= 0
     waking = episodes.records[np.maximum(spans.waking, 0)]
-    blocked = classify(out, waking, woken, cover_row, faults, evidence, coder)
+    blocked = classify(out, waking, woken, cover_row, known.fault_records, evidence, known.coder)
 
-    tasks = Tasks.of(evidence)
     cause = np.select(
         [is_head | dead, throttled, stopped], [Cause.UNKNOWN, Cause.THROTTLED, Cause.STOPPED], blocked.cause
     )
@@ -251,9 +350,7 @@ def _off_cpu(episodes: Episodes, evidence: Evidence, losses: Losses, coder: Code
         ],
         blocked.code,
     )
-    sleep_from, wait_from = _certain_until(
-        episodes, spans, evidence, losses, by_thread, blocked, asleep, asleep | stopped
-    )
+    sleep_from, wait_from = _certain_until(episodes, spans, known, blocked, asleep, asleep | stopped)
 
     first = _rows(thread, spans.start, np.minimum(sleep_from, spans.wake), cause, code)
     first["note"] = np.where(asleep, blocked.note, 0)
@@ -266,7 +363,7 @@ def _off_cpu(episodes: Episodes, evidence: Evidence, losses: Losses, coder: Code
     beyond = _rows(thread, np.clip(wait_from, spans.wake, spans.end), spans.end, Cause.UNKNOWN, lost)
     # A wait for a lock that ended in a page fault or at a disk was for that; one without an end is still under way.
     for_lock = asleep & woken & np.isin(blocked.cause, (Cause.LOCK, Cause.SLEEP))
-    lock = np.where(for_lock, coder.lock(out, evidence.machine), 0)
+    lock = np.where(for_lock, known.coder.lock(out, evidence.machine), 0)
     return np.concatenate([first, after, waits, beyond]), Waits(blocked.waker, lock)
 
 
@@ -322,22 +419,15 @@ def _last(positions: Ints, left: Ints, limit: Ints) -> tuple[Ints, Flags]:
 
 
 def _certain_until(
-    episodes: Episodes,
-    spans: _Spans,
-    evidence: Evidence,
-    losses: Losses,
-    faults: Intervals,
-    blocked: Blocked,
-    asleep: Flags,
-    sleeps: Flags,
+    episodes: Episodes, spans: _Spans, known: Circumstances, blocked: Blocked, asleep: Flags, sleeps: Flags
 ) -> tuple[Ints, Ints]:
     """From when on the sleep and the wait of an off-CPU episode are not certain, because a record may be missing.
 
     A sleeping or waiting thread's next record may come from any CPU, so a loss anywhere counts. `asleep`: blocked;
     `sleeps`: blocked or stopped, so that a WAKING ends it.
     """
-    opener = episodes.opener[spans.episode]
-    is_head = opener["kind"] == _HEAD
+    losses = known.losses
+    is_head = episodes.opener["kind"][spans.episode] == _HEAD
     in_sleep = losses.first(spans.start, spans.wake)
     in_wait = losses.first(spans.wake, spans.end)
     anywhere = losses.first(spans.start, spans.end)
@@ -347,7 +437,9 @@ def _certain_until(
     vanished = sleeps & (spans.waking < 0) & (losses.first(since, spans.end) != FOREVER)
     early = spans.early | (sleeps & (losses.first(since, spans.start) != FOREVER))
     unmatched = (episodes.right[spans.episode] == EventKind.SWITCH_OUT) & ~hit
-    fault_end = np.minimum(next_end(faults, episodes.thread[spans.episode], spans.start), evidence.window[1])
+    fault_end = np.minimum(
+        next_end(known.faults, episodes.thread[spans.episode], spans.start), known.evidence.window[1]
+    )
     fault_lost = blocked.doubtful & asleep & (losses.first(spans.start, np.maximum(fault_end, spans.start)) != FOREVER)
     never_known = vanished | unmatched | (spans.raced & hit)
     sleep_void = never_known | fault_lost | (is_head & hit)
@@ -363,6 +455,8 @@ def _certain_until(
 
 def _waits(episodes: Episodes, spans: _Spans, until: Ints, cause: Ints) -> Rows:
     """Waits for a CPU, [wake, until), cut where the thread moves to another queue."""
+    if not len(spans.episode):
+        return np.zeros(0, SEGMENT_DTYPE)
     records = episodes.records
     moves = np.flatnonzero(np.isin(records["kind"], (EventKind.WAKEUP, EventKind.MIGRATE)))
     owner = np.searchsorted(episodes.left[spans.episode], moves, "right") - 1

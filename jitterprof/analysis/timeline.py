@@ -18,8 +18,8 @@ from jitterprof.model.cause import Cause
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """`tids`: the threads, sorted. `own`: what each of them did itself, SEGMENT_DTYPE rows by (thread, start), contiguous
-    over `span` for each. `waits`: on whom they waited. `coder` decodes culprits together with `evidence`."""
+    """`tids`: the threads, sorted. `own`: what each of them did itself, SEGMENT_DTYPE rows by (thread, start),
+    contiguous over `span` for each. `waits`: on whom they waited. `coder` decodes culprits together with `evidence`."""
 
     tids: Ints
     own: Rows
@@ -37,12 +37,12 @@ class Timeline:
 
     @property
     def segments(self) -> Rows:
-        """`own`, with waits for other threads replaced by what held those up. Much of it is of no use: what a pool waits
-        for between two jobs is all that the thread did which gives it jobs. For single windows take `pieces`."""
+        """`own`, with waits for other threads replaced by what held those up. Much of that is of no use: between two
+        jobs a pool waits for all that the thread does which gives it jobs. For single windows take `pieces`."""
         return follow_wakers(self.own, self.own, self.tids, self.waits)[1]
 
     def pieces(self, tid: Ints, start: Ints, end: Ints) -> tuple[Ints, Rows]:
-        """What each thread did in each window, as in `segments`: (index of the window, pieces clipped to it), in order."""
+        """What each thread did in each window, as in `segments`: (index of the window, pieces cut to it), in order."""
         window, parts = collect(self.thread(tid), start, end, self.own)
         of_part, pieces = follow_wakers(parts, self.own, self.tids, self.waits)
         return window[of_part], pieces

@@ -7,6 +7,7 @@ tracing, where every switch away from such a task is missing.
 
 import numpy as np
 
+from jitterprof.analysis.flight import keeps_tail, within_one
 from jitterprof.model.event import EventKind
 from jitterprof.store import Run
 
@@ -16,6 +17,10 @@ def unreported_switches(run: Run) -> int:
     missing = 0
     switches = run.events[np.isin(run.events["kind"], (EventKind.SWITCH_OUT, EventKind.SWITCH_IN))]
     for tid in run.manifest.worker_tids:
-        kinds = switches["kind"][switches["tid"] == tid]
-        missing += int((kinds[1:] == kinds[:-1]).sum())
+        mine = switches[switches["tid"] == tid]
+        twice = mine["kind"][1:] == mine["kind"][:-1]
+        if keeps_tail(run):
+            ts = mine["ts"].astype(np.int64)
+            twice &= within_one(ts[:-1], ts[1:], run.windows)
+        missing += int(twice.sum())
     return missing

@@ -1,7 +1,7 @@
 """The flight recorder (`--keep tail`): which stretches of a session are kept in full detail, decided while it runs.
 
 Kept are the surroundings of slow requests and of a random sample, so that hours of recording stay small. "Slow" adapts:
-the threshold is the SLACK quantile of all responses so far, but never outside what keeps BODY..MOST of the recent ones.
+the slowest 1.5 % of all requests so far, but of the recent ones no less than that and no more than a tenth.
 """
 
 from collections.abc import Mapping
@@ -23,10 +23,12 @@ Rows = npt.NDArray[np.void]
 MARGIN_NS = NS_PER_MS // 2
 #: The beginning of the measurement that is kept as a whole.
 START_NS = 2 * NS_PER_S
-#: Analysis calls those above the session's p99 spikes; the reserve covers that the running estimate is another one.
-TAIL_QUANTILE = 0.985
-#: However slow a stretch of the session is, no more than a tenth of its requests is kept for being slow.
-MOST_QUANTILE = 0.90
+#: Analysis calls those above the session's p99 spikes; the reserve covers that the running estimate is another one, the
+#: more so the fewer requests it rests on.
+TAIL_SHARE = 0.015
+RESERVE = 100
+#: However slow a stretch of the session is, no more than this part of its requests is kept for being slow.
+MOST_SHARE = 0.10
 RECENT = 4096
 #: The sample: every request at first, then 1 %, and in between so many that any session of 500 has more than 150.
 SAMPLE_SHARE = 0.01
@@ -53,14 +55,14 @@ class Threshold:
         self._recent = np.concatenate([self._recent, response_ns])[-RECENT:]
         bucket = (np.log2(np.maximum(response_ns, 1)) * _BUCKETS_PER_OCTAVE).astype(np.int64)
         np.add.at(self._counts, bucket, 1)
-        if not len(self._recent):
+        below = np.cumsum(self._counts)
+        if not below[-1]:
             return float("inf")
-        most, few = np.quantile(self._recent, (MOST_QUANTILE, TAIL_QUANTILE))
+        wanted = 1 - min(MOST_SHARE, TAIL_SHARE + RESERVE / below[-1])
+        most, few = np.quantile(self._recent, (1 - MOST_SHARE, wanted))
         if self._slo_ns is not None:
             return max(float(self._slo_ns), float(most))
-        below = np.cumsum(self._counts)
-        at = int(np.searchsorted(below, TAIL_QUANTILE * below[-1]))
-        overall = 2.0 ** (at / _BUCKETS_PER_OCTAVE)
+        overall = 2.0 ** (int(np.searchsorted(below, wanted * below[-1])) / _BUCKETS_PER_OCTAVE)
         return float(np.clip(overall, most, few))
 
 
@@ -141,6 +143,11 @@ class Flight:
         self._released_ns = 0
         self._windows = np.empty(0, WINDOW_DTYPE)
 
+    @property
+    def held(self) -> int:
+        """Records that are not decided yet."""
+        return self._count
+
     def take(self, events: Rows, finished: Rows, now_ns: int) -> Batch:
         """`events` (EVENT_DTYPE) were drained, `finished` (FINISHED_DTYPE) ended, by the time `now_ns`."""
         self._held.append(events)
@@ -153,15 +160,16 @@ class Flight:
             held = np.sort(self._all()["ts"].astype(np.int64))
             until = max(until, int(held[len(held) // 2]))
         until = max(until, now_ns - MAX_HOLD_NS)
-        if until > max(decided, self._released_ns):
-            self._add(_whole(max(decided, self._released_ns), until, Why.LONG))
+        since = max(decided, self._released_ns)
+        if until > since and np.any(self._all()["ts"] < until):
+            self._add(_whole(since, until, Why.LONG))
         return self._release(until)
 
     def finish(self, finished: Rows, cpu_seq: Mapping[int, int]) -> Batch:
         """The rest. `cpu_seq`: the last number that each CPU handed out."""
         self._add(self._selection.windows(finished))
         last = self._release(int(np.iinfo(np.int64).max))
-        return Batch(last.events, np.concatenate([last.losses, self._gaps.finish(cpu_seq)]), self._windows)
+        return Batch(last.events, np.concatenate([last.losses, self._gaps.finish(cpu_seq)]), last.windows)
 
     def _all(self) -> Rows:
         held = np.concatenate(self._held)

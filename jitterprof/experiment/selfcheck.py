@@ -61,7 +61,7 @@ def require_probes(host: Host) -> None:
     for right in check_rights(host):
         if right.name in BPF_RIGHTS and not right.granted:
             raise UnsupportedError(
-                f"the self-check records with eBPF: may not {right.name} ({right.reason})", right.fix
+                f"the self-check records with eBPF: no right to {right.name} ({right.reason})", right.fix
             )
     if bcc_module.find() is None:
         raise ProbeUnavailable("the self-check records with eBPF: bcc is not installed", bcc_module.HOW_TO_INSTALL)

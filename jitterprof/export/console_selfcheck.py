@@ -52,6 +52,8 @@ def print_selfcheck(check: SelfCheck, console: Console | None = None) -> None:
     left_out = sum(fault.left_out for fault in check.faults)
     if left_out:
         notes.append(f"{left_out} of {len(check.pulses)} pulses left out: other tasks of this host disturbed them")
+    if check.named("unclear"):
+        notes.append("to know more: a quieter machine, or more pulses (--pulses 30)")
     for note in notes:
         console.print(Text(f"- {note}", "dim"))
 
@@ -60,14 +62,14 @@ def _figures(check: SelfCheck) -> list[str]:
     lines = []
     if check.judged:
         interval = f"95 % interval {100 * check.low:.0f} to {100 * check.high:.0f} %"
-        lines.append(f"{check.right} of {check.judged} pulses that slowed a request are blamed right ({interval}).")
+        lines.append(f"{check.right} of {check.judged} pulses seen are blamed right ({interval}).")
     if check.control_judged:
         blamed = check.control_blamed or "none"
         lines.append(f"{check.control_judged} pulses in which nothing was wrong: {blamed} blamed on anybody.")
     if check.error_ns is not None and check.error_share is not None:
         lines.append(
-            f"Time off the CPU differs from the injectors' log by {format_ns(check.error_ns)} "
-            f"({100 * check.error_share:.1f} %), the median of {check.error_pulses} pulses."
+            f"Time off the CPU is {format_ns(check.error_ns)} ({100 * check.error_share:.1f} %) beside the log, "
+            f"median of {check.error_pulses} pulses."
         )
     return lines
 
@@ -120,7 +122,7 @@ def _table(check: SelfCheck) -> Table:
         table.add_row(
             fault.name,
             Text(word, style),
-            f"{fault.right} of {fault.judged}",
+            f"{fault.right} of {fault.judged}" if fault.pulses else "",
             format_ns(fault.excess_ns) if fault.excess_ns else "",
             _error(fault),
             Text(_blamed(fault)),

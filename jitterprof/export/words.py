@@ -11,6 +11,10 @@ from jitterprof.units import NS_PER_MS, NS_PER_S, NS_PER_US, format_ns
 
 #: More parts than this make a sentence unreadable; the smallest are then added up.
 PARTS_MAX = 6
+#: What a request inherited in smaller parts of its time than this is added up.
+INHERITED_MIN = 0.02
+#: Losses that fill at least this part of the time they lie in are one: a tick in between makes two pieces of them.
+_WHOLE = 0.9
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +60,7 @@ _SELF_EVIDENT = ("idle exit",)
 #: The event itself, where the phrase says what the request suffered.
 _NOUNS = {
     Cause.PREEMPTED.id: ("preemption", "preemption by {}"),
-    Cause.WAKEUP.id: ("wait for a CPU", "wait for a CPU behind {}"),
+    Cause.WAKEUP.id: ("wait for a CPU", "wait for a CPU held by {}"),
     Cause.THROTTLED.id: ("throttling", "throttling in {}"),
     Cause.STOPPED.id: ("stop", "stop by {}"),
     Cause.LOCK.id: ("wait for a lock", "wait for a lock released by {}"),
@@ -118,10 +122,14 @@ def sentence(spike: Spike) -> str:
     decimals = 0 if size == 1 else 2 if spike.response_ns < 10 * size else 1 if spike.response_ns < 100 * size else 0
     quantum = size // 10**decimals
     merged = merge_parts(spike.ledger)
+    small = [term for term in merged if term.origin_seq is not None and term.ns < INHERITED_MIN * spike.response_ns]
+    merged = [term for term in merged if term not in small] if len(small) > 1 else merged
     shown, rest = merged[:PARTS_MAX], merged[PARTS_MAX:]
     terms = [(term.text, term.ns) for term in shown]
     if rest:
         terms.append((f"{len(rest)} others", sum(term.ns for term in rest)))
+    if len(small) > 1:
+        terms.append(("queued behind smaller delays", sum(term.ns for term in small)))
     rounded = round_to_total([ns for _, ns in terms], quantum)
     total = sum(rounded)
     written = [f"{ns / size:.{decimals}f} {text}" for (text, _), ns in zip(terms, rounded, strict=True) if ns]
@@ -133,7 +141,7 @@ def story(episode: Episode) -> str:
     what = "run" if episode.cause == Cause.QUEUE.id else noun(episode.cause, episode.culprit)
     when = f"at +{format_ns(episode.at_ns)}"
     lost = f"one {format_ns(episode.ns)} {what}"
-    if episode.pieces > 1:
+    if episode.ns < _WHOLE * (episode.end_ns - episode.start_ns):
         lost = f"{format_ns(episode.ns)} of {what}"
         when += f" within {format_ns(episode.end_ns - episode.start_ns)}"
     where = f" on CPU {episode.cpu}" if episode.cpu >= 0 else ""

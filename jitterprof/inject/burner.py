@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from jitterprof.inject.fault import Pulse
+from jitterprof.inject.linux import weigh_more
 from jitterprof.inject.site import Site
 
 _PRIORITY = 50
@@ -24,6 +25,7 @@ def _burn(stop_ns: int) -> int:
 def ordinary(site: Site, _pid: int) -> Iterator[Pulse]:
     """SCHED_OTHER."""
     os.sched_setaffinity(0, {site.cpu})
+    weigh_more()
     yield _burn
 
 

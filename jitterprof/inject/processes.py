@@ -16,6 +16,8 @@ from jitterprof.inject.fault import Pulse
 from jitterprof.inject.site import Site
 from jitterprof.inject.timetable import sleep_until
 
+#: cpu.shares (v1) and cpu.weight (v2): nothing but the quota is to keep the victim from running.
+_WEIGHT_MAX = ("262144", "10000")
 PERIOD_US = 100_000
 QUOTA_US = 20_000
 
@@ -65,10 +67,7 @@ def throttled_ns(group: Path) -> int:
 def throttled(site: Site, pid: int) -> Iterator[Pulse]:
     """For each pulse the victim sits in a cgroup that may run QUOTA_US of every PERIOD_US."""
     home = Path(site.cpu_cgroup)
-    group = home / f"jitterprof-quota-{os.getpid()}"
-    if site.cgroup_version == 2:
-        # Its own group has processes, so it can have no children under control: a sibling then.
-        group = home.parent / group.name
+    group = _above(site) / f"jitterprof-quota-{os.getpid()}"
 
     def pulse(stop_ns: int) -> int:
         before = throttled_ns(group)
@@ -88,8 +87,10 @@ def throttled(site: Site, pid: int) -> Iterator[Pulse]:
         group.mkdir()
         try:
             if site.cgroup_version == 2:
+                (group / "cpu.weight").write_text(_WEIGHT_MAX[1])
                 (group / "cpu.max").write_text(f"{QUOTA_US} {PERIOD_US}")
             else:
+                (group / "cpu.shares").write_text(_WEIGHT_MAX[0])
                 (group / "cpu.cfs_period_us").write_text(str(PERIOD_US))
                 (group / "cpu.cfs_quota_us").write_text(str(QUOTA_US))
             yield pulse
@@ -99,14 +100,21 @@ def throttled(site: Site, pid: int) -> Iterator[Pulse]:
             group.rmdir()
 
 
+def _above(site: Site) -> Path:
+    """Where a cgroup for the victim goes. v2: a group that has processes can have no children under control, so beside
+    its own; the root may have both."""
+    home = Path(site.cpu_cgroup)
+    beside = site.cgroup_version == 2 and (home.parent / "cgroup.procs").exists()
+    return home.parent if beside else home
+
+
 def throttled_allowed(site: Site) -> str:
     """Why there can be no CPU quota here; "" when there can."""
     if not site.cpu_cgroup:
         return "no cgroup with the cpu controller is visible"
-    home = Path(site.cpu_cgroup)
-    if site.cgroup_version == 2:
-        control = home.parent / "cgroup.subtree_control"
-        if not control.exists() or "cpu" not in control.read_text().split():
-            return f"the cpu controller is not on in {control}"
-        home = home.parent
-    return "" if os.access(home, os.W_OK) and os.access(home / "cgroup.procs", os.W_OK) else f"{home} is not writable"
+    above = _above(site)
+    control = above / "cgroup.subtree_control"
+    if site.cgroup_version == 2 and not (control.exists() and "cpu" in control.read_text().split()):
+        return f"the cpu controller is not on in {control}"
+    writable = os.access(above, os.W_OK) and os.access(Path(site.cpu_cgroup) / "cgroup.procs", os.W_OK)
+    return "" if writable else f"{above} is not writable"

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from jitterprof.inject.faults import FAULTS
-from jitterprof.inject.linux import register_for_barriers, set_name
+from jitterprof.inject.linux import register_for_barriers, set_name, weigh_more
 from jitterprof.inject.timetable import EPOCH, PID, TIMETABLE_ENV, Timetable
 from jitterprof.units import NS_PER_MS
 
@@ -150,6 +150,7 @@ def build() -> Callable[[], None]:
     path = os.environ.get(TIMETABLE_ENV)
     if not path:
         return work
+    weigh_more()
     timetable = Timetable(Path(path))
     due = timetable.due()
     planned = {FAULTS[each.fault].kind.name for each in due}
@@ -164,20 +165,21 @@ def build() -> Callable[[], None]:
         ("more work", lambda: more),
     )
     actions = {name: make() for name, make in makers if name in planned}
-    todo = iter([(each, actions[FAULTS[each.fault].kind.name]) for each in due if FAULTS[each.fault].enter is None])
+    todo = iter([each for each in due if FAULTS[each.fault].enter is None])
     words = timetable.words
     pending = next(todo, None)
-    at = _NEVER if pending is None else pending[0].start_ns
+    at = _NEVER if pending is None else pending.start_ns
 
     def request() -> None:
         nonlocal pending, at
         work()
         epoch = words[EPOCH]
         if epoch and now() - epoch >= at and pending is not None:
-            each, act = pending
-            timetable.log(each.number, *act(), 0)
+            # From `actions`, so that what they work on (a mapping that the ledger will name) lasts to the end.
+            act = actions[FAULTS[pending.fault].kind.name]
+            timetable.log(pending.number, *act(), 0)
             pending = next(todo, None)
-            at = _NEVER if pending is None else pending[0].start_ns
+            at = _NEVER if pending is None else pending.start_ns
         if not words[PID]:
             words[PID] = os.getpid()
 

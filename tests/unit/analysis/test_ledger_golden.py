@@ -423,9 +423,9 @@ def test_a_softirq_in_ksoftirqd_is_a_softirq() -> None:
         enters(500, 1, 15),
     ]
     assert explain(records)[1:4] == [
-        ("preempted", "ksoftirqd/1/15", 20),
+        ("softirq", "ksoftirqd/1/15", 20),
         ("softirq", "NET_RX", 160),
-        ("preempted", "ksoftirqd/1/15", 20),
+        ("softirq", "ksoftirqd/1/15", 20),
     ]
 
 

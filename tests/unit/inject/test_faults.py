@@ -86,10 +86,19 @@ def test_real_time_that_is_refused_says_so(monkeypatch: pytest.MonkeyPatch) -> N
 )
 def test_a_quota_needs_a_controller(tmp_path: Path, site: Site, reason: str) -> None:
     (tmp_path / "home").mkdir()
+    (tmp_path / "cgroup.procs").touch()
     (tmp_path / "home" / "cgroup.procs").touch()
     (tmp_path / "cgroup.subtree_control").write_text("memory pids")
     found = throttled_allowed(replace(site, cpu_cgroup=site.cpu_cgroup.format(folder=tmp_path)))
     assert (reason in found) if reason else found == ""
+
+
+def test_the_root_of_cgroup_v2_has_its_own_children(tmp_path: Path) -> None:
+    root = tmp_path / "mount"
+    root.mkdir()
+    (root / "cgroup.procs").touch()
+    (root / "cgroup.subtree_control").write_text("cpu")
+    assert throttled_allowed(replace(HERE, cpu_cgroup=str(root), cgroup_version=2)) == ""
 
 
 @pytest.mark.parametrize(
