@@ -76,7 +76,7 @@ int on_task_rename(struct bpf_raw_tracepoint_args *ctx)
 	u64 ids = task_ids(task);
 	u32 tid = ids;
 
-	if (cpu && named.lookup(&tid))
+	if (cpu && (named.lookup(&tid) || is_target(ids)))
 		emit_name(cpu, task, ids, (void *)ctx->args[1]);
 	return 0;
 }

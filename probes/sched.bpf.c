@@ -65,9 +65,17 @@ static __always_inline bool is_iowait(const void *task)
 static __always_inline u32 current_syscall(u64 *argument)
 {
 	void *regs = (void *)bpf_task_pt_regs((void *)bpf_get_current_task_btf());
-	u64 nr = read_u64(regs + OFF_REGS_SYSCALL);
+	u64 nr;
+#if OFF_REGS_SYSCALL == OFF_REGS_ARG0 + 8
+	u64 both[2] = {};
 
+	bpf_probe_read_kernel(both, sizeof(both), regs + OFF_REGS_ARG0);
+	*argument = both[0];
+	nr = both[1];
+#else
+	nr = read_u64(regs + OFF_REGS_SYSCALL);
 	*argument = read_u64(regs + OFF_REGS_ARG0);
+#endif
 	return nr > 0xfffe ? 0xffff : nr;
 }
 
@@ -141,7 +149,7 @@ static __always_inline void victim_in(struct jp_cpu *cpu, const void *next, u64 
 	unwatch(thread);
 	clock_enter(clock, S_RUNNING, now);
 	emit(cpu, now, SWITCH_IN, 0, next_ids, ids, 0, 0);
-	name_task(cpu, next, next_ids);
+	name_victim(cpu, thread, next, next_ids);
 	tell_frequency(cpu, now);
 	start_counters(now);
 }

@@ -110,12 +110,10 @@ def explain(
     slo_ns: int | None = None,
     top: int = 10,
     request: int | None = None,
-    pool_confidence: str = "low",
 ) -> Explanation:
     """Explain the spikes of `run`. `ledger`: rows are indices into `run.requests`. `slo_ns`: default the session's own.
 
-    `request`: explain that one `seq` instead of the `top` slowest. `pool_confidence`: the most that can be said for a
-    cause that was lost by another thread of the pool (Basis.POOL). Raises SpecError for a `request` that is not there,
+    `request`: explain that one `seq` instead of the `top` slowest. Raises SpecError for a `request` that is not there,
     AssertionError for a ledger that does not add up.
     """
     slo_ns = run.manifest.spec.slo_ns if slo_ns is None else slo_ns
@@ -143,7 +141,7 @@ def explain(
         slo_ns,
         len(tail),
         blame,
-        tuple(_spikes(requests, ledger, classes, totals, population, baselines, chosen, pool_confidence)),
+        tuple(_spikes(requests, ledger, classes, totals, population, baselines, chosen)),
         health.report(run, ledger, population, latency, blame, slo_ns),
         counterfactuals(requests, ledger, classes, station, population, blame),
         find_episodes(requests, ledger, classes, totals, station, population, baselines, run.manifest.window_ns[0]),
@@ -159,7 +157,6 @@ def _spikes(
     population: Population,
     baselines: npt.NDArray[np.int64],
     chosen: npt.NDArray[np.intp],
-    pool_confidence: str,
 ) -> list[Spike]:
     wanted = np.zeros(len(requests), bool)
     wanted[population.rows[chosen]] = True
@@ -179,7 +176,6 @@ def _spikes(
             classes,
             excess,
             bool(population.matched[number]),
-            pool_confidence,
         )
         response, baseline = int(population.response_ns[index]), int(population.baseline_ns[number])
         at = requests[row]
@@ -208,7 +204,6 @@ def _top(
     classes: Classes,
     excess: npt.NDArray[np.int64],
     matched: bool,
-    pool_confidence: str,
 ) -> tuple[str, str, str]:
     """Cause with the largest excess over all its culprits, its largest culprit, and the confidence in the two."""
     by_cause = np.zeros(len(Cause), np.int64)
@@ -230,8 +225,11 @@ def _top(
         elif share >= LOW_TOP and unknown <= LOW_UNKNOWN and billed <= LOW_CALIBRATED:
             confidence = "medium"
     of_cause = pieces[pieces["cause"] == top]
-    if 2 * of_cause["ns"][of_cause["basis"] == Basis.POOL].sum() > of_cause["ns"].sum():
-        confidence = min(confidence, pool_confidence, key=CONFIDENCES.index)
+    by_basis = np.bincount(of_cause["basis"], of_cause["ns"], len(Basis))
+    for basis, most in ((Basis.POOL, "medium"), (Basis.POOL_GUESS, "low")):
+        # That it waited for the thread is seen of the session, not of this request.
+        if 2 * by_basis[basis:].sum() > by_basis.sum():
+            confidence = min(confidence, most, key=CONFIDENCES.index)
     return CAUSE_IDS[top], culprit, confidence
 
 

@@ -1,14 +1,17 @@
 """How far a session can be trusted, in numbers and in words."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from jitterprof.analysis import inflation
 from jitterprof.analysis.blame import BlameTable
 from jitterprof.analysis.flight import detail_line, detailed_rows, keeps_tail
+from jitterprof.analysis.inflation import Inflation
 from jitterprof.analysis.spikes import Population
 from jitterprof.analysis.unreported import unreported_switches
 from jitterprof.model.cause import Cause
+from jitterprof.model.event import CLOCK_SLOTS
 from jitterprof.model.ledger import Ledger
 from jitterprof.model.request import Kind, Phase, Status
 from jitterprof.model.run import Manifest, ProbeStatus, Quantiles
@@ -22,6 +25,8 @@ LAG_LOUD = 0.10
 MINOR_LOUD = 0.05
 STEAL_LOUD = 0.05
 STEAL_STEP_NS = 10_000_000
+#: Probes that only split running time further.
+SPLITS_RUN = ("pmu", "frequency", "neighbour")
 #: Requests below which a quantile rests on a handful of observations.
 ENOUGH_FOR = (("p99", 1_000), ("p99.9", 10_000))
 
@@ -49,7 +54,8 @@ HIDDEN_CAUSES: tuple[tuple[str, tuple[Cause, ...]], ...] = (
 @dataclass(frozen=True, slots=True)
 class HealthReport:
     """`unknown_share`, `observer_share`: parts of the measured requests' response time. `loud`: caveats that put the
-    result itself in doubt; `caveats`: all of them, loud ones first. `probe_mode`: bpf, clocks, procfs or none."""
+    result itself in doubt; `caveats`: all of them, loud ones first. `probe_mode`: bpf, clocks, procfs or none.
+    `inflation`: what the running time of the slow requests beyond the usual consists of."""
 
     probe_mode: str
     probes: tuple[ProbeStatus, ...]
@@ -60,6 +66,7 @@ class HealthReport:
     dispatch_lag: Quantiles
     loud: tuple[str, ...]
     caveats: tuple[str, ...]
+    inflation: Inflation = field(default_factory=Inflation)
 
 
 def report(
@@ -94,10 +101,13 @@ def report(
     if observer > OBSERVER_LOUD:
         loud.append(f"jitterprof itself took {observer:.1%} of the requests' time")
     loud += _sample_caveats(run, population, slo_ns)
+    loud += _slot_caveats(run.manifest)
     if keeps_tail(run):
         quiet.append(detail_line(run, population.rows, population.tail_rows))
     quiet += _probe_caveats(run.manifest)
     quiet += _steal_caveats(run.manifest)
+    split = inflation.split(run, ledger, population)
+    quiet += split.caveats
     if not health.loss.total and (unreported := unreported_switches(run)):
         quiet.append(
             f"{unreported} task switches were not reported by this kernel, though no event was lost: it hides some of "
@@ -117,6 +127,7 @@ def report(
         health.dispatch_lag,
         tuple(loud),
         tuple(dict.fromkeys((*loud, *quiet))),
+        split,
     )
 
 
@@ -131,6 +142,15 @@ def _steal_caveats(manifest: Manifest) -> list[str]:
     if abs(seen - told) <= STEAL_STEP_NS * (len(theirs) + 1) + STEAL_LOUD * max(seen, told):
         return []
     return [f"steal disagrees: {format_ns(seen)} by the probes, {format_ns(told)} by /proc/stat"]
+
+
+def _slot_caveats(manifest: Manifest) -> list[str]:
+    """The probes follow CLOCK_SLOTS threads at a time; what others did is not there, and looks like running."""
+    rows = manifest.oracles.get("probes")
+    missed = sum(row.get("slotless", 0) for row in rows) if isinstance(rows, list) else 0
+    if not missed:
+        return []
+    return [f"the target has more than {CLOCK_SLOTS} threads at a time: {missed} times one was not recorded"]
 
 
 def _shares(run: Run, ledger: Ledger, population: Population) -> tuple[float, float]:
@@ -182,6 +202,9 @@ def _probe_caveats(manifest: Manifest) -> list[str]:
     hidden = dict(HIDDEN_CAUSES)
     for probe in manifest.probes:
         if probe.state == "on" or (manifest.probe_mode == "procfs" and probe.state == "off"):
+            continue
+        # Most machines lack one of these; what that means is said where there is running time to explain.
+        if probe.name in SPLITS_RUN and probe.state == "missing":
             continue
         causes = ", ".join(cause.id for cause in hidden.get(probe.name, ()))
         reason = f" ({probe.reason})" if probe.reason else ""

@@ -22,12 +22,14 @@ _BOOT_OPTIONS = (
 
 @dataclass(frozen=True, slots=True)
 class CpuTopology:
-    """`siblings`: CPUs that share a core, one list per core with more than one; `numa`: node -> CPUs."""
+    """`siblings`: CPUs that share a core, one list per core with more than one; `caches`: CPUs that share a last-level
+    cache, in the same way; `numa`: node -> CPUs."""
 
     model: str
     online: str
     allowed: str
     siblings: tuple[str, ...]
+    caches: tuple[str, ...]
     numa: dict[str, str]
     max_khz: int | None
 
@@ -164,13 +166,28 @@ def _topology(host: Host, pid: int | str) -> CpuTopology:
         model=cpu_model(host),
         online=cpus.format_cpu_list(cpus.online_cpus(host)),
         allowed=cpus.format_cpu_list(cpus.allowed_cpus(host, pid)),
-        siblings=tuple(sorted(cores, key=lambda text: int(re.split("[-,]", text)[0]))),
+        siblings=_in_order(cores),
+        caches=_in_order(_caches(host)),
         numa={path.split("/")[5].removeprefix("node"): host.read_text(path) or "" for path in nodes},
         max_khz=max(
             (khz for path in host.glob(f"{_CPU}/cpu[0-9]*/cpufreq/cpuinfo_max_freq") if (khz := host.read_int(path))),
             default=None,
         ),
     )
+
+
+def _in_order(lists: set[str]) -> tuple[str, ...]:
+    return tuple(sorted(lists, key=lambda text: int(re.split("[-,]", text)[0])))
+
+
+def _caches(host: Host) -> set[str]:
+    """CPU lists of the last-level caches that more than one CPU uses."""
+    shared: dict[str, tuple[int, str]] = {}
+    for path in host.glob(f"{_CPU}/cpu[0-9]*/cache/index*/level"):
+        cpu, level = path.split("/")[5], host.read_int(path) or 0
+        users = host.read_text(path.replace("/level", "/shared_cpu_list")) or ""
+        shared[cpu] = max(shared.get(cpu, (0, "")), (level, users))
+    return {users for _, users in shared.values() if len(cpus.parse_cpu_list(users)) > 1}
 
 
 def _isolation(host: Host) -> Isolation:

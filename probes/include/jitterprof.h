@@ -77,7 +77,7 @@ struct jp_thread {
 	u64 reclaim_start;
 	u64 reclaim_clocked;
 	u32 fault_flags;
-	u32 pad;
+	u32 named; /* user space knows who it is */
 };
 
 /*
@@ -130,6 +130,8 @@ BPF_F_TABLE("array", u32, struct jp_cpu, cpus, CPUS, BPF_F_MMAPABLE);
 /* A byte per process number: user space can set one while a program sets its neighbour. */
 BPF_F_TABLE("array", u32, struct jp_pids, pids, PID_LIMIT / PIDS_PER_ROW, BPF_F_MMAPABLE);
 BPF_HASH(slots, u32, u32, CLOCK_SLOTS);
+/* 1 + the slot that a thread with these low bits had last: a quarter of what the hash takes, where it is right. */
+BPF_ARRAY(hints, u32, CLOCK_SLOTS);
 BPF_STACK(free_slots, u32, CLOCK_SLOTS);
 BPF_TABLE("lru_hash", u32, u8, named, 16384);
 BPF_TABLE("lru_hash", u64, u8, named_groups, 1024);
@@ -301,12 +303,23 @@ static __always_inline void name_task(struct jp_cpu *cpu, const void *task, u64 
 /* The slot of a victim, opened on first sight; 0 when all are taken, else 1 + index. */
 static __always_inline u32 slot_of(u32 tid)
 {
-	u32 *known = slots.lookup(&tid);
+	u32 low = tid % CLOCK_SLOTS, *hint = hints.lookup(&low), *known, slot;
 	struct jp_clock *clock;
-	u32 slot;
 
-	if (known)
-		return *known + 1;
+	if (hint && *hint) {
+		slot = *hint - 1;
+		clock = clocks.lookup(&slot);
+		/* Only the thread that has the slot has its number there. */
+		if (clock && clock->tid == tid)
+			return slot + 1;
+	}
+	known = slots.lookup(&tid);
+	if (known) {
+		slot = *known + 1;
+		if (hint)
+			*hint = slot;
+		return slot;
+	}
 	if (free_slots.pop(&slot)) {
 		struct jp_cpu *cpu = this_cpu();
 
@@ -406,6 +419,15 @@ static __always_inline void look_at_neighbours(struct jp_cpu *cpu, u64 now, u32 
 #define look_at_neighbours(cpu, now, tid)
 #endif
 
+/* The same for a victim, at every arrival. */
+static __always_inline void name_victim(struct jp_cpu *cpu, struct jp_thread *thread, const void *task, u64 ids)
+{
+	if (thread->named)
+		return;
+	thread->named = 1;
+	name_task(cpu, task, ids);
+}
+
 /*
  * A victim whose switch to this CPU was not seen, because it ran before the probes were attached or because the kernel
  * hides the task before it: found at the next tick.
@@ -429,7 +451,7 @@ static __always_inline void find_victim(struct jp_cpu *cpu, u64 now)
 		return;
 	unwatch(thread);
 	clock_enter(clock, S_RUNNING, now);
-	name_task(cpu, (void *)bpf_get_current_task(), ids);
+	name_victim(cpu, thread, (void *)bpf_get_current_task(), ids);
 	start_counters(now);
 	tell_frequency(cpu, now);
 }

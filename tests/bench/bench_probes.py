@@ -56,7 +56,10 @@ class Handover:
         self.process = subprocess.Popen(
             [str(program), str(CPU), str(OTHER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
         )
-        assert self._line() == "ready"
+        ready, pid = self._line().split()
+        assert ready == "ready"
+        #: The process that does the work; its parent is the partner.
+        self.pid = int(pid)
 
     def _line(self) -> str:
         assert self.process.stdout is not None
@@ -165,8 +168,8 @@ def per_event(rounds: int, program: Path) -> dict[str, Any]:
     peers = [name for name in PEERS if shutil.which(PEERS[name][0]) and shutil.which("unshare")]
     skipped = [name for name in PEERS if name not in peers]
     arms: dict[str, Callable[[], Any]] = {
-        "matched": lambda: session(handover.process.pid),
-        "clocks": lambda: session(handover.process.pid, events=False),
+        "matched": lambda: session(handover.pid),
+        "clocks": lambda: session(handover.pid, events=False),
         "filtered": lambda: session(bystander.pid),
         **{name: (lambda name=name: peer(name)) for name in peers},
     }
@@ -296,7 +299,7 @@ def live(seconds: float, program: Path) -> dict[str, float]:
 
     handover = Handover(program)
     wake_every = RING_BYTES // 4 // 48
-    flags = [f"-DTARGET={handover.process.pid}", f"-DPAGES={RING_BYTES // 4096}", f"-DWAKE_EVERY={wake_every}"]
+    flags = [f"-DTARGET={handover.pid}", f"-DPAGES={RING_BYTES // 4096}", f"-DWAKE_EVERY={wake_every}"]
     bpf = bcc_module.compile_program(PRODUCER, flags)
     bpf.attach_raw_tracepoint(tp=b"sys_enter", fn_name=b"on_sys_enter")
     descriptor = bpf[b"events"].map_fd

@@ -2,12 +2,12 @@
 /*
  * Context switches and interrupts at full speed on one CPU, timed in chunks. Reads commands from stdin:
  *   yield-thread CHUNKS OPS    sched_yield() between two threads: an operation is two switches
- *   yield-process CHUNKS OPS   the same with a thread of another process
+ *   yield-process CHUNKS OPS   the same with a thread of another process, not our child
  *   futex CHUNKS OPS           a futex handed back and forth: two switches, two wakings, two wake-ups
  *   fault CHUNKS OPS           a page is given back and touched again: a minor fault
  *   syscall CHUNKS OPS         getppid(): what a program on sys_enter can write a record for
  *   gaps COUNT NS PERIOD       the first COUNT gaps of more than NS while another CPU sends an IPI every PERIOD ns
- * Answers with the times of the chunks, or with the gaps, in ns on one line. All SCHED_FIFO.
+ * Says "ready PID", then answers with the times of the chunks, or with the gaps, in ns on one line. All SCHED_FIFO.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -220,15 +220,15 @@ int main(int argc, char **argv)
 	partners = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (partners == MAP_FAILED)
 		die("mmap");
-	mlockall(MCL_CURRENT | MCL_FUTURE);
+	/* The parent is the partner: what a traced process has started is traced too. */
 	child = fork();
-	if (!child) {
-		prctl(PR_SET_PDEATHSIG, SIGKILL);
+	mlockall(MCL_CURRENT | MCL_FUTURE);
+	if (child > 0)
 		answer(&partners[1]);
-	}
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	if (child < 0 || pthread_create(&thread, NULL, answer, &partners[0]))
 		die("partner");
-	printf("ready\n");
+	printf("ready %d\n", getpid());
 	fflush(stdout);
 	while (fgets(line, sizeof(line), stdin)) {
 		long chunks = 0, ops = 0, period = 0;

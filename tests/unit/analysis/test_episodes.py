@@ -83,16 +83,15 @@ def test_parts_say_from_whom_they_were_inherited() -> None:
     assert explanation.utilisation == pytest.approx(0.5, abs=0.01)
 
 
-@pytest.mark.parametrize(("known", "confidence"), [("low", "low"), ("medium", "medium"), ("high", "high")])
-def test_what_another_thread_lost_is_no_surer_than_that(known: str, confidence: str) -> None:
+@pytest.mark.parametrize(("basis", "confidence"), [(Basis.POOL_GUESS, "low"), (Basis.POOL, "medium")])
+def test_what_another_thread_lost_is_no_surer_than_that(basis: Basis, confidence: str) -> None:
     session = _session({1000: [(Cause.PREEMPTED, "hog/1", 20 * MS)]})
     pieces = session.ledger.pieces.copy()
-    pieces["basis"][pieces["cause"] == Cause.PREEMPTED] = Basis.POOL
-    explanation = _explained(session, replace(session.ledger, pieces=pieces), pool_confidence=known, top=2)
+    pieces["basis"][pieces["cause"] == Cause.PREEMPTED] = basis
+    explanation = _explained(session, replace(session.ledger, pieces=pieces), top=2)
     assert [spike.confidence for spike in explanation.spikes] == [confidence] * 2
-    assert {part.basis for spike in explanation.spikes for part in spike.ledger if part.cause == "preempted"} == {
-        "pool"
-    }
+    found = {part.basis for spike in explanation.spikes for part in spike.ledger if part.cause == "preempted"}
+    assert found == {basis.name.lower()}
 
 
 def test_calibrated_time_is_inherited_as_calibrated() -> None:

@@ -38,6 +38,9 @@ def test_bare_metal_with_everything(make_host):
             **{f"{CPU}/cpu{cpu}/topology/thread_siblings_list": f"{cpu % 2},{cpu % 2 + 2}" for cpu in range(4)},
             **{f"{CPU}/cpu{cpu}/cpufreq/scaling_governor": "powersave" for cpu in range(3)},
             f"{CPU}/cpu3/cpufreq/scaling_governor": "performance",
+            **{f"{CPU}/cpu{cpu}/cache/index{at}/level": str(at) for cpu in range(4) for at in (1, 3)},
+            **{f"{CPU}/cpu{cpu}/cache/index1/shared_cpu_list": f"{cpu % 2},{cpu % 2 + 2}" for cpu in range(4)},
+            **{f"{CPU}/cpu{cpu}/cache/index3/shared_cpu_list": "0-2" if cpu < 3 else "3" for cpu in range(4)},
             f"{CPU}/cpu0/cpufreq/scaling_driver": "intel_pstate",
             f"{CPU}/cpu0/cpufreq/cpuinfo_max_freq": "3800000",
             f"{CPU}/cpu0/cpufreq/energy_performance_preference": "balance_performance",
@@ -54,6 +57,7 @@ def test_bare_metal_with_everything(make_host):
         }
     )
     environment = read_environment(host)
+    assert read_environment(host).cpus.caches == ("0-2",)
     assert environment.isolation.isolated == environment.isolation.nohz_full == "2-3"
     assert environment.isolation.boot == ("isolcpus=2-3", "nohz_full=2-3")
     assert environment.cpus.siblings == ("0,2", "1,3")
