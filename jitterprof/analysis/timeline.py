@@ -63,7 +63,7 @@ class Recording:
 
     def timeline(self, start: int, end: int) -> Timeline:
         """The timeline of every thread over [start, end), which lies in the recording's span."""
-        segments = clipped(self.states.segments[self.stretch.during(start, end)], start, end)
+        segments = clipped(self.states.segments.take(self.stretch.during(start, end)), start, end)
         segments = self.occupancy.blame(segments, start, end)
         for layer in self.layers:
             segments = layer.paint(segments, start, end)
