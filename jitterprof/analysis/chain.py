@@ -93,13 +93,13 @@ def follow_wakers(parts: Rows, segments: Rows, tids: Ints, waits: Waits) -> tupl
     chosen = np.flatnonzero(next_thread >= 0)
     if not len(chosen):
         return np.arange(len(parts)), parts
-    pieces, holder, origin = parts[chosen], next_thread[chosen], chosen
+    pieces, holder, origin = parts.take(chosen), next_thread[chosen], chosen
     lock = _lock_note(pieces, waits)
     done: list[Rows] = []
     origins: list[Ints] = []
     for _ in range(MAX_STEPS):
         owner, theirs = collect(holder, pieces["start"], pieces["end"], segments)
-        pieces, lock, origin = pieces[owner], lock[owner], origin[owner]
+        pieces, lock, origin = pieces.take(owner), lock[owner], origin[owner]
         pieces["start"], pieces["end"] = theirs["start"], theirs["end"]
         further = _next_thread(theirs, tids, waits)
         # A thread that was woken for nothing may itself have let go on the one that it came back to wait for.
@@ -114,16 +114,17 @@ def follow_wakers(parts: Rows, segments: Rows, tids: Ints, waits: Waits) -> tupl
         note = np.where(theirs["note"] > 0, theirs["note"], lock)
         pieces["note"] = np.where(better, note, np.where(lost, 0, pieces["note"]))
         on = (further >= 0) & ~circle
-        done.append(pieces[~on])
+        done.append(pieces.compress(~on))
         origins.append(origin[~on])
-        pieces, origin, holder, lock = pieces[on], origin[on], further[on], _lock_note(theirs[on], waits)
+        pieces, origin, holder = pieces.compress(on), origin[on], further[on]
+        lock = _lock_note(theirs.compress(on), waits)
         if not len(pieces):
             break
     kept = np.flatnonzero(next_thread < 0)
     of_part = np.concatenate([kept, *origins, origin])
-    merged = np.concatenate([parts[kept], *done, pieces])
+    merged = np.concatenate([parts.take(kept), *done, pieces])
     order = np.lexsort((merged["start"], of_part))
-    return of_part[order], merged[order]
+    return of_part[order], merged.take(order)
 
 
 def _next_thread(segments: Rows, tids: Ints, waits: Waits) -> Ints:

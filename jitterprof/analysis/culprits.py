@@ -259,17 +259,21 @@ class Namer:
 def distinct(code: Ints, note: Ints, via: Ints) -> tuple[Ints, Ints]:
     """The distinct (code, note, via), int64[n, 3], sorted; and for each row the index of its own."""
     # Few of each are different: their places among those make one number of the three.
-    tables = [np.unique(column) for column in (code, note, via)]
-    joint = np.zeros(len(code), np.int64)
-    for table, column in zip(tables, (code, note, via), strict=True):
-        joint = joint * len(table) + np.searchsorted(table, column)
-    found = np.unique(joint)
-    index = np.searchsorted(found, joint)
-    keys = np.empty((len(found), 3), np.int64)
-    for number in (2, 1, 0):
-        keys[:, number] = tables[number][found % len(tables[number])]
-        found = found // len(tables[number])
-    return keys, index
+    codes, notes, vias = (_values(column) for column in (code, note, via))
+    joint = np.searchsorted(codes, code)
+    for table, column in ((notes, note), (vias, via)):
+        joint = joint * len(table) + (np.searchsorted(table, column) if len(table) > 1 else 0)
+    found = _values(joint)
+    place, which_via = np.divmod(found, max(1, len(vias)))
+    which_code, which_note = np.divmod(place, max(1, len(notes)))
+    keys = np.stack([codes[which_code], notes[which_note], vias[which_via]], axis=1)
+    return keys, joint if len(found) == len(codes) and len(notes) == len(vias) == 1 else np.searchsorted(found, joint)
+
+
+def _values(column: Ints) -> Ints:
+    """The distinct values, sorted. Sorting beats the hashing of np.unique here."""
+    ordered = np.sort(column)
+    return ordered[np.flatnonzero(np.diff(ordered, prepend=ordered[:1] - 1))]
 
 
 def _lock_name(coder: Coder, note: int, machine: str) -> str:

@@ -58,7 +58,7 @@ class Evidence:
 
     def of_kind(self, *kinds: EventKind) -> npt.NDArray[np.void]:
         """The events of these kinds, in order of time."""
-        chosen: npt.NDArray[np.void] = self.events[self.rows(*kinds)]
+        chosen: npt.NDArray[np.void] = self.events.take(self.rows(*kinds))
         return chosen
 
     def rows(self, *kinds: EventKind) -> npt.NDArray[np.uint32]:

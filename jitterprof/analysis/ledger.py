@@ -65,7 +65,7 @@ def build_ledger(
     requests: npt.NDArray[np.void],
     evidence: Evidence,
     kind: Kind = Kind.REQUEST,
-    timeline: Timeline | None = None,
+    timeline: Timeline | Recording | None = None,
     batch_events: int = BATCH_EVENTS,
 ) -> Ledger:
     """The ledger that `build_ledger_and_claims` describes, without the claims."""
@@ -76,31 +76,29 @@ def build_ledger_and_claims(
     requests: npt.NDArray[np.void],
     evidence: Evidence,
     kind: Kind = Kind.REQUEST,
-    timeline: Timeline | None = None,
+    timeline: Timeline | Recording | None = None,
     batch_events: int = BATCH_EVENTS,
 ) -> tuple[Ledger, Ledger]:
     """Cut every row of `requests` (REQUEST_DTYPE) of this `kind` into pieces.
 
     [intended, end of the worker's previous row): `queue`. From there to the start: the thread's timeline, in which its
     own running and sleeping is `dispatch`. [start, end): the thread's timeline. `row` of a piece indexes `requests`.
-    Pass a `timeline` built from the same requests and evidence to use it again; without one, the timeline is made for
-    as many requests at a time as cover some `batch_events` records, on all CPUs. Raises RunFileError for rows whose
-    times are not in order.
+    Pass what was made from the same requests and evidence to use it again: a Recording, whose timeline is then made for
+    as many requests at a time as cover some `batch_events` records, on all CPUs; or the timeline of the whole session.
+    Raises RunFileError for rows whose times are not in order.
 
     The second is what held up a pool's thread while the request's own ran (stragglers.py): claims on its `run` pieces,
     with Basis.POOL, that belong to no sum.
     """
     windows = _windows(requests, np.flatnonzero(requests["kind"] == kind))
-    if timeline is not None:
-        namer = Namer.of(timeline.evidence, timeline.coder)
-        pools = Pools.of(timeline.tids, evidence, requests)
-        parts = [_queued(windows), *_observed(windows, timeline)]
-        batches = [assemble(parts, namer)]
-        claimed = [assemble([_claims(windows, timeline, pools)], namer)]
+    source = sort_out(requests, evidence) if timeline is None else timeline
+    namer = Namer.of(source.evidence, source.coder)
+    pools = Pools.of(source.tids, evidence, requests)
+    if isinstance(source, Timeline):
+        batches = [assemble([_queued(windows), *_observed(windows, source)], namer)]
+        claimed = [assemble([_claims(windows, source, pools)], namer)]
     else:
-        recording = sort_out(requests, evidence)
-        namer = Namer.of(recording.evidence, recording.coder)
-        pools = Pools.of(recording.states.tids, evidence, requests)
+        recording = source
         size = max(1, len(windows.row) * batch_events // max(1, len(evidence.events)))
         some = [windows.part(first, first + size) for first in range(0, len(windows.row), size)]
         # A few requests may last for long; they are looked at in stretches of no more than this.
@@ -115,7 +113,7 @@ def build_ledger_and_claims(
 
 
 def _windows(requests: npt.NDArray[np.void], rows: Ints) -> Windows:
-    mine = requests[rows]
+    mine = requests.take(rows)
     intended, start, end = mine["intended_ns"], mine["start_ns"], mine["end_ns"]
     disorder = np.flatnonzero((start < intended) | (end < start))
     if len(disorder):
@@ -240,7 +238,7 @@ def assemble(parts: list[Pieces], namer: Namer) -> Batch:
             opens[1:] |= table[name][1:] != table[name][:-1]
     first = np.flatnonzero(opens)
     last = np.append(first[1:], len(table))[: len(first)] - 1
-    whole = table[first]
+    whole = table.take(first)
     whole["ns"] = end[last] - whole["start_ns"]
     return Batch(whole, culprits)
 

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 Ints = npt.NDArray[np.int64]
+#: Rows of a table. `rows.take(index)` is much faster than `rows[index]`, which numpy copies field by field.
 Rows = npt.NDArray[np.void]
 
 
@@ -228,7 +229,7 @@ def cut(segments: Rows, group: Ints, among: Intervals) -> tuple[Rows, Ints]:
 
     number = np.ones(len(segments), np.int64)
     number[hit] = np.bincount(owner, minlength=len(hit))
-    pieces = segments[np.repeat(np.arange(len(segments)), number)]
+    pieces = segments.take(np.repeat(np.arange(len(segments)), number))
     cut_up = np.zeros(len(segments), bool)
     cut_up[hit] = True
     place = np.flatnonzero(np.repeat(cut_up, number))
@@ -247,7 +248,7 @@ def clipped(segments: Rows, start: int | Ints, end: int | Ints) -> Rows:
 
 def ordered(segments: Rows) -> Rows:
     """By (thread, start)."""
-    return segments[np.lexsort((segments["start"], segments["thread"]))]
+    return segments.take(np.lexsort((segments["start"], segments["thread"])))
 
 
 def collect(group: Ints, start: Ints, end: Ints, segments: Rows, by: str = "thread") -> tuple[Ints, Rows]:
@@ -258,4 +259,4 @@ def collect(group: Ints, start: Ints, end: Ints, segments: Rows, by: str = "thre
     at = Finder(segments[by].astype(np.int64), segments["end"]).after(group, start)
     beyond = Finder(segments[by].astype(np.int64), segments["start"]).at_or_after(group, end)
     owner, index = ragged(at, np.where(start < end, np.maximum(beyond - at, 0), 0))
-    return owner, clipped(segments[index], start[owner], end[owner])
+    return owner, clipped(segments.take(index), start[owner], end[owner])

@@ -69,7 +69,7 @@ class History:
         order = np.argsort(thread.astype(np.uint16) if len(tids) < 1 << 16 else thread, kind="stable")
         thread = thread[order]
         records = np.zeros(len(tids) + len(rows), EVENT_DTYPE)
-        records[np.arange(len(rows)) + thread + 1] = events[rows[order]]
+        records[np.arange(len(rows)) + thread + 1] = events.take(rows[order])
         heads = np.searchsorted(thread, np.arange(len(tids))) + np.arange(len(tids))
         records["tid"][heads], records["ts"][heads], records["kind"][heads] = tids, evidence.window[0], _HEAD
         left = np.flatnonzero(np.isin(records["kind"], (_HEAD, *_SWITCHES)))
@@ -87,8 +87,8 @@ class History:
         records = self.records[begin : beyond + 1]
         left = self.left[first - before : last] - begin
         limit = np.append(left[1:], beyond - begin)
-        opener = records[left]
-        after = records[np.minimum(limit, len(records) - 1)]
+        opener = records.take(left)
+        after = records.take(np.minimum(limit, len(records) - 1))
         inner = (limit < len(records)) & (after["tid"] == opener["tid"])
         return Episodes(
             tids=self.tids,
@@ -219,7 +219,7 @@ def _states(episodes: Episodes, known: Circumstances) -> States:
     off, waits = _off_cpu(episodes, known)
     running, doubt = _running(episodes, known)
     segments = ordered(np.concatenate([running, off]))
-    segments = segments[segments["start"] < segments["end"]]
+    segments = segments.compress(segments["start"] < segments["end"])
     segments["tid"] = episodes.tids[segments["thread"]]
     segments, at = cut(segments, np.where(segments["role"] == Role.RUNNING, segments["thread"], -1), doubt.hard)
     _forget(segments, np.flatnonzero(at >= 0))
@@ -266,7 +266,7 @@ def _by_thread(records: Rows, tids: Ints) -> Intervals:
         np.isin(records["tid"], tids)
         & ((records["kind"] != EventKind.FAULT) | (records["flags"] & FaultFlag.NO_END == 0))
     )
-    mine = records[known]
+    mine = records.take(known)
     thread = np.searchsorted(tids, mine["tid"]).astype(np.int64)
     spans = intervals(thread, mine["a"].astype(np.int64), mine["ts"].astype(np.int64))
     return Intervals(spans.group, spans.start, spans.end, known[spans.row])
@@ -276,7 +276,7 @@ def _unended(episodes: Episodes, known: Circumstances, stints: Ints) -> Interval
     """Ends of stints in a fault or reclaim whose own record is missing because something was lost: which part of the
     stint was spent in it is not known."""
     stints = stints[episodes.right[stints] == EventKind.SWITCH_OUT]
-    closing = episodes.records[episodes.limit[stints]]
+    closing = episodes.records.take(episodes.limit[stints])
     thread, out = episodes.thread[stints], episodes.end[stints]
     start = np.zeros(0, np.int64)
     parts: list[tuple[Ints, Ints, Ints]] = [(start, start, start)]
@@ -320,7 +320,7 @@ def _off_cpu(episodes: Episodes, known: Circumstances) -> tuple[Rows, Waits]:
     evidence, tasks, opener = known.evidence, known.tasks, episodes.opener
     head = opener["kind"] == _HEAD
     chosen = episodes.those((opener["kind"] == EventKind.SWITCH_OUT) | (head & (episodes.right == EventKind.SWITCH_IN)))
-    out, thread = opener[chosen], episodes.thread[chosen]
+    out, thread = opener.take(chosen), episodes.thread[chosen]
     is_head = head[chosen]
     state = state_of(out)
     queued = ~is_head & ((out["flags"] & OutFlag.PREEMPT != 0) | (state == 0))
@@ -334,7 +334,7 @@ def _off_cpu(episodes: Episodes, known: Circumstances) -> tuple[Rows, Waits]:
     cover = covering(known.faults, thread, spans.start)
     cover_row = np.where(cover >= 0, known.faults.row[np.maximum(cover, 0)] if len(known.faults) else -1, -1)
     woken = spans.waking >= 0
-    waking = episodes.records[np.maximum(spans.waking, 0)]
+    waking = episodes.records.take(np.maximum(spans.waking, 0))
     blocked = classify(out, waking, woken, cover_row, known.fault_records, evidence, known.coder)
 
     cause = np.select(

@@ -61,9 +61,14 @@ class Recording:
     evidence: Evidence
     stretch: Stretch
 
+    @property
+    def tids(self) -> Ints:
+        """The threads, sorted."""
+        return self.states.tids
+
     def timeline(self, start: int, end: int) -> Timeline:
         """The timeline of every thread over [start, end), which lies in the recording's span."""
-        segments = clipped(self.states.segments[self.stretch.during(start, end)], start, end)
+        segments = clipped(self.states.segments.take(self.stretch.during(start, end)), start, end)
         segments = self.occupancy.blame(segments, start, end)
         for layer in self.layers:
             segments = layer.paint(segments, start, end)

@@ -18,7 +18,6 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 from synthetic_session import EVENTS_PER_REQUEST, write_session
@@ -57,21 +56,26 @@ class Stages:
 
         self.evidence_of_run = evidence_of(self.run.manifest, self.run.events, self.run.gc)
 
-    def timeline(self) -> None:
-        from jitterprof.analysis.timeline import build_timeline
+    def states(self) -> None:
+        from jitterprof.analysis.timeline import sort_out
 
-        self.built: Any = build_timeline(self.run.requests, self.evidence_of_run)
+        self.recording = sort_out(self.run.requests, self.evidence_of_run)
 
     def ledger(self) -> None:
         from jitterprof.analysis.ledger import build_ledger
 
-        self.ledger_of_run = build_ledger(self.run.requests, self.evidence_of_run, timeline=self.built)
-        self.built = None
+        self.ledger_of_run = build_ledger(self.run.requests, self.evidence_of_run, timeline=self.recording)
+        del self.recording, self.evidence_of_run
 
     def hidden_cost(self) -> None:
         from jitterprof.analysis.run_excess import bill_run_excess
 
         self.ledger_of_run = bill_run_excess(self.run.requests, self.run.events, self.ledger_of_run)[0]
+
+    def queue(self) -> None:
+        from jitterprof.analysis.queueing import inherit_queue
+
+        self.ledger_of_run = inherit_queue(self.run.requests, self.ledger_of_run)
 
     def explain(self) -> None:
         from jitterprof.analysis.explanation import explain
@@ -87,7 +91,7 @@ class Stages:
         explain(run, session_ledger(run))
 
 
-PARTS = ("open", "evidence", "timeline", "ledger", "hidden_cost", "explain")
+PARTS = ("open", "evidence", "states", "ledger", "hidden_cost", "queue", "explain")
 
 
 def peak_gb() -> float:

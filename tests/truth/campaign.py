@@ -38,8 +38,8 @@ _ACTION_MS, _QUOTA_MS = 30.0, 60.0
 _MORE_TO_DO = 3
 
 
-def record_case(case: Case, folder: Path, pulses: int, seed: int) -> None:
-    """Record one case into folder/NAME.jprof. Its pulses go into folder/NAME.json, last: then it is whole."""
+def record_case(case: Case, folder: Path, pulses: int, seed: int) -> list[dict[str, Any]]:
+    """Record one case into folder/NAME.jprof, `pulses` of each dose; the log of its pulses."""
     fault = case.fault
     cpu = victim_cpu(fault)
     other = next((number for number in CPUS if number != cpu), cpu)
@@ -81,8 +81,7 @@ def record_case(case: Case, folder: Path, pulses: int, seed: int) -> None:
         del os.environ[CONTROL_ENV], os.environ[OTHER_CPU_ENV]
     if recording.trouble is not None:
         raise recording.trouble
-    about = {"case": case.name, "cpu": cpu, "other": other, "seed": seed, "rows": rows}
-    (folder / f"{case.name}.json").write_text(json.dumps(about))
+    return rows
 
 
 def _windows(window_ns: tuple[int, int], count: int, gap_ms: float) -> list[dict[str, Any]]:
@@ -117,7 +116,9 @@ def record(folder: Path, only: str, pulses: int, budget_s: float, seed: int) -> 
         if started - begin + longest > budget_s:
             print(f"{len(left) - number} of {len(left)} cases left: run the same command again", file=sys.stderr)
             return _MORE_TO_DO
-        record_case(case, folder, pulses, seed)
+        about = {"case": case.name, "seed": seed, "rows": record_case(case, folder, pulses, seed)}
+        # Last, as the sign that the case is whole.
+        (folder / f"{case.name}.json").write_text(json.dumps(about))
         longest = max(longest, time.monotonic() - started)
         print(f"{case.name}: {time.monotonic() - started:.1f} s", file=sys.stderr)
     return 0

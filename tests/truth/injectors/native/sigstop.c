@@ -19,12 +19,12 @@ int main(int argc, char **argv)
 {
 	struct plan plan = begin(argc, argv, "jp-sigstop");
 	struct sched_param priority = {.sched_priority = 50};
-	pid_t pid = argc > 8 ? atoi(argv[7]) : 0;
+	pid_t pid = argc > 8 ? atoi(argv[7]) : 0, tid = argc > 8 ? atoi(argv[8]) : 0;
 	char path[64];
 
-	if (pid <= 1)
+	if (pid <= 1 || tid <= 1)
 		return 2;
-	snprintf(path, sizeof(path), "/proc/%d/task/%s/stat", pid, argv[8]);
+	snprintf(path, sizeof(path), "/proc/%d/task/%d/stat", pid, tid);
 	int fd = open(path, O_RDONLY);
 	if (fd < 0)
 		die(path);
@@ -35,7 +35,8 @@ int main(int argc, char **argv)
 		int64_t sent = now_ns();
 		struct pulse pulse = {.t0 = sent};
 
-		if (kill(pid, SIGSTOP))
+		/* To the one that runs: another thread of the process would first have to wait for a CPU to be stopped on. */
+		if (syscall(SYS_tgkill, pid, tid, SIGSTOP))
 			die("SIGSTOP");
 		do {
 			pulse.t0 = now_ns();
