@@ -22,7 +22,7 @@ Ints = npt.NDArray[np.int64]
 #: What a request does or waits for by its own nature: only what goes beyond the median of its shape is a loss. (All of
 #: it unknown, as without probes, is no loss either: that the queue is made of ordinary requests is known all the same.)
 USUAL = (Cause.RUN, Cause.GPU, Cause.SLEEP, Cause.NET, Cause.LOCK, Cause.SPIN, Cause.UNKNOWN)
-_CHUNK = 1 << 21
+_CHUNK = 1 << 19
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,18 +142,18 @@ def merged(parts: list[Losses], keys: int) -> Losses:
         return Losses(*(np.empty(0, np.int64) for _ in Losses.__slots__))
     at, key, ns, piece = (np.concatenate([getattr(part, name) for part in parts]) for name in Losses.__slots__)
     code = at * keys + key
-    order = np.lexsort((-ns, code))
-    code = code[order]
-    first = np.flatnonzero(np.diff(code, prepend=-1))
+    order = np.argsort(code, kind="stable")
+    code, ns = code[order], ns[order]
+    opens = np.diff(code, prepend=-1) > 0
+    first = np.flatnonzero(opens)
     if not len(first):
         return Losses(at, key, ns, piece)
+    # The first of the largest in each group.
+    number = np.cumsum(opens) - 1
+    largest = np.flatnonzero(ns == np.maximum.reduceat(ns, first)[number])
+    largest = largest[np.diff(number[largest], prepend=-1) > 0]
     code = code[first]
-    return Losses(
-        code // keys,
-        code % keys,
-        np.add.reduceat(ns[order], first),
-        piece[order[first]],
-    )
+    return Losses(code // keys, code % keys, np.add.reduceat(ns, first), piece[order[largest]])
 
 
 def _summed(row: Ints, ns: Ints) -> tuple[Ints, Ints]:
