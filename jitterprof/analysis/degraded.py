@@ -65,7 +65,7 @@ def ledger_from_clocks(
     """The ledger from state clocks: the growth of each class over the request, the rest is `run`.
 
     `clocks`: rows with `begin` and `end` snapshots (CLOCK_WORDS u64 each) and the request's `seq`, `tid` and `phase`
-    where there are any (store.CLOCK_DTYPE); their growth (store.STATE_DTYPE); else CLOCK_ROW in the order of the rows
+    where there are any (store.CLOCK_DTYPE); their growth (STATE_DTYPE); else CLOCK_ROW in the order of the rows
     of `requests` of this `kind`.
     Where the classes exceed the request (its snapshots lie a little outside it), the largest gives way by twice the
     excess, half of which becomes `unknown`; clocks that exceed by more than that explain nothing, and all is `unknown`.

@@ -91,25 +91,33 @@ def build_ledger_and_claims(
     with Basis.POOL, that belong to no sum.
     """
     windows = _windows(requests, np.flatnonzero(requests["kind"] == kind))
+    # A recording that nobody else needs is gone before the ledgers are put together.
     source = sort_out(requests, evidence) if timeline is None else timeline
     namer = Namer.of(source.evidence, source.coder)
     pools = Pools.of(source.tids, evidence, requests)
-    if isinstance(source, Timeline):
-        batches = [assemble([_queued(windows), *_observed(windows, source)], namer)]
-        claimed = [assemble([_claims(windows, source, pools)], namer)]
-    else:
-        recording = source
-        size = max(1, len(windows.row) * batch_events // max(1, len(evidence.events)))
-        some = [windows.part(first, first + size) for first in range(0, len(windows.row), size)]
-        # A few requests may last for long; they are looked at in stretches of no more than this.
-        edges = evidence.events["ts"][:: 2 * batch_events].astype(np.int64)
-        both = on_all_cpus(lambda part: _one_batch(part, recording, edges, namer, pools), some)
-        batches, claimed = [batch for batch, _ in both], [claims for _, claims in both]
-        del both
+    both = _batches(windows, source, batch_events, namer, pools)
+    del source
+    batches, claimed = [batch for batch, _ in both], [claims for _, claims in both]
+    del both
     ledger, claims = merged(batches, namer), merged(claimed, namer)
     claims.pieces["basis"] = Basis.POOL
     check_closure(ledger.pieces, requests, windows.row)
     return ledger, claims
+
+
+def _batches(
+    windows: Windows, source: Timeline | Recording, batch_events: int, namer: Namer, pools: Pools
+) -> list[tuple[Batch, Batch]]:
+    """Pieces and claims of all requests, some requests at a time."""
+    if isinstance(source, Timeline):
+        pieces = assemble([_queued(windows), *_observed(windows, source)], namer)
+        return [(pieces, assemble([_claims(windows, source, pools)], namer))]
+    events = source.evidence.events
+    size = max(1, len(windows.row) * batch_events // max(1, len(events)))
+    some = [windows.part(first, first + size) for first in range(0, len(windows.row), size)]
+    # A few requests may last for long; they are looked at in stretches of no more than this.
+    edges = events["ts"][:: 2 * batch_events].astype(np.int64)
+    return on_all_cpus(lambda part: _one_batch(part, source, edges, namer, pools), some)
 
 
 def _windows(requests: npt.NDArray[np.void], rows: Ints) -> Windows:

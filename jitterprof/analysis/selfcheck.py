@@ -106,6 +106,7 @@ class SelfCheck:
     error_share: float | None
     columns: tuple[str, ...]
     matrix: tuple[tuple[int, ...], ...]
+    lost_events: int
 
     def named(self, verdict: str) -> tuple[str, ...]:
         """Names of the faults (controls left out) with this verdict."""
@@ -129,7 +130,8 @@ def judge(run: Run, ledger: Ledger, log: PulseLog) -> SelfCheck:
     usual = float(np.median(response)) if len(response) else 0.0
     explanation = explain(run, ledger, slo_ns=int(SLOW * usual), top=len(rows))
     pulses = judge_pulses(explanation, ledger, log, run.manifest.window_ns)
-    return summed_up(log, pulses, explanation.session.kernel, run.manifest.host)
+    lost = run.manifest.health.loss.total
+    return summed_up(log, pulses, explanation.session.kernel, run.manifest.host, lost)
 
 
 def judge_pulses(
@@ -215,7 +217,9 @@ def _billed_ns(
     return int(_clipped_ns(mine, window)[np.array(right, bool)].sum())
 
 
-def summed_up(log: PulseLog, pulses: tuple[JudgedPulse, ...], kernel: str = "", host: str = "") -> SelfCheck:
+def summed_up(
+    log: PulseLog, pulses: tuple[JudgedPulse, ...], kernel: str = "", host: str = "", lost_events: int = 0
+) -> SelfCheck:
     """Per fault and over all. Faults with neither a pulse nor a reason why not were not asked for, and are left out."""
     reasons = dict(log.absent)
     faults = []
@@ -248,6 +252,7 @@ def summed_up(log: PulseLog, pulses: tuple[JudgedPulse, ...], kernel: str = "", 
         *_medians(errors),
         columns,
         matrix,
+        lost_events,
     )
 
 

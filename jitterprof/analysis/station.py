@@ -19,10 +19,12 @@ from jitterprof.model.request import Kind, Phase
 
 Ints = npt.NDArray[np.int64]
 
-#: What a request does or waits for by its own nature: only what goes beyond the median of its shape is a loss. (All of
-#: it unknown, as without probes, is no loss either: that the queue is made of ordinary requests is known all the same.)
+#: What a request does or waits for by its own nature: a loss only where it is out of the ordinary for its shape, and
+#: then what goes beyond the median. (`unknown` is all a loss, unless most of the service is, as without probes: that
+#: the queue is made of ordinary requests is known all the same.)
 USUAL = (Cause.RUN, Cause.GPU, Cause.SLEEP, Cause.NET, Cause.LOCK, Cause.SPIN, Cause.UNKNOWN)
-_CHUNK = 1 << 21
+FENCE = 1.5
+_CHUNK = 1 << 19
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +96,7 @@ def own_losses(
 ) -> Losses:
     """What the requests at the `wanted` positions lost to the classes `of` while they held a server (default: all).
 
-    All time of a class but `run`, and of the causes in USUAL what goes beyond the shape's median of that cause. What a
+    All time of a class but `run`, and of the causes in USUAL what is out of the ordinary for the shape. What a
     request waited in the queue or inherited there is not its own.
     """
     position = np.full(len(requests), -1, np.int64)
@@ -121,6 +123,9 @@ def own_losses(
         found = Losses(at[kept], classes.of_piece[low + kept].astype(np.int64), ns[kept], low + kept)
         parts.append(merged([found], len(classes) + 1))
     excess = {cause: _beyond_usual(requests, total) for cause, total in usual.items()}
+    served = requests["end_ns"] - requests["start_ns"]
+    if not _mostly(requests, usual[Cause.UNKNOWN], served):
+        excess[Cause.UNKNOWN] = usual[Cause.UNKNOWN]
     losses = merged(parts, len(classes) + 1)
     share = np.ones(len(losses))
     for one, total in usual.items():
@@ -142,18 +147,18 @@ def merged(parts: list[Losses], keys: int) -> Losses:
         return Losses(*(np.empty(0, np.int64) for _ in Losses.__slots__))
     at, key, ns, piece = (np.concatenate([getattr(part, name) for part in parts]) for name in Losses.__slots__)
     code = at * keys + key
-    order = np.lexsort((-ns, code))
-    code = code[order]
-    first = np.flatnonzero(np.diff(code, prepend=-1))
+    order = np.argsort(code, kind="stable")
+    code, ns = code[order], ns[order]
+    opens = np.diff(code, prepend=-1) > 0
+    first = np.flatnonzero(opens)
     if not len(first):
         return Losses(at, key, ns, piece)
+    # The first of the largest in each group.
+    number = np.cumsum(opens) - 1
+    largest = np.flatnonzero(ns == np.maximum.reduceat(ns, first)[number])
+    largest = largest[np.diff(number[largest], prepend=-1) > 0]
     code = code[first]
-    return Losses(
-        code // keys,
-        code % keys,
-        np.add.reduceat(ns[order], first),
-        piece[order[first]],
-    )
+    return Losses(code // keys, code % keys, np.add.reduceat(ns, first), piece[order[largest]])
 
 
 def _summed(row: Ints, ns: Ints) -> tuple[Ints, Ints]:
@@ -162,8 +167,16 @@ def _summed(row: Ints, ns: Ints) -> tuple[Ints, Ints]:
     return row[first], np.add.reduceat(ns, first)
 
 
+def _mostly(requests: npt.NDArray[np.void], part: Ints, whole: Ints) -> bool:
+    rows = measured_rows(requests)
+    return bool(len(rows) and 2 * np.median(part[rows]) >= np.median(whole[rows]))
+
+
 def _beyond_usual(requests: npt.NDArray[np.void], spent: Ints) -> Ints:
-    """Per row, time beyond the median of the measured requests of its shape; 0 for shapes too rare to have one."""
+    """Per row, time beyond the median of the measured requests of its shape, where it is an outlier among them: above
+    the upper quartile by more than FENCE times the distance of the quartiles (Tukey 1977). What varies from request to
+    request is load. 0 for shapes too rare to say.
+    """
     rows = measured_rows(requests)
     shapes = requests["shape"][rows]
     excess = np.zeros(len(requests), np.int64)
@@ -171,6 +184,7 @@ def _beyond_usual(requests: npt.NDArray[np.void], spent: Ints) -> Ints:
         of_shape = rows[shapes == shape]
         if len(of_shape) >= MIN_BODY:
             all_of_it = np.flatnonzero(requests["shape"] == shape)
-            usual = round(float(np.median(spent[of_shape])))
-            excess[all_of_it] = np.maximum(0, spent[all_of_it] - usual)
+            low, middle, high = np.quantile(spent[of_shape], (0.25, 0.5, 0.75))
+            over = np.maximum(0, spent[all_of_it] - round(float(middle)))
+            excess[all_of_it] = np.where(spent[all_of_it] > high + FENCE * (high - low), over, 0)
     return excess

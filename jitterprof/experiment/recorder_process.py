@@ -23,9 +23,11 @@ from jitterprof.store.streams import (
     EVENT_STREAM,
     LOSS_STREAM,
     SAMPLE_STREAM,
+    STATE_STREAM,
     WINDOW_STREAM,
     EventStream,
     RecordStream,
+    StateStream,
 )
 from jitterprof.system.counters import Counters, difference, snapshot
 from jitterprof.system.files import Host
@@ -108,6 +110,7 @@ class _Log:
         self._flight, self._rows = flight, RowFollower(out, workers)
         if flight is not None:
             self._losses, self._windows = RecordStream(out / LOSS_STREAM), RecordStream(out / WINDOW_STREAM)
+            self._states = StateStream(out / STATE_STREAM)
 
     def add(self, events: npt.NDArray[np.void]) -> None:
         """Write `events`, or those that are decided. Raises OSError."""
@@ -124,6 +127,7 @@ class _Log:
             self._write(self._flight.finish(self._rows.finished(), cpu_seq))
 
     def _write(self, batch: Batch) -> None:
+        self._states.write(self._rows.states())
         self._events.write_batch(batch.events)
         self._losses.write(batch.losses)
         self._windows.write(batch.windows)
@@ -134,8 +138,8 @@ class _Log:
         self._rows.close()
         self._events.close()
         if self._flight is not None:
-            self._losses.close()
-            self._windows.close()
+            for stream in (self._losses, self._windows, self._states):
+                stream.close()
 
 
 class Recorder:

@@ -22,6 +22,7 @@ from jitterprof.load.worker import StateClocks
 from jitterprof.load.workload import resolve
 from jitterprof.model.event import CLOCK_SLOTS, CLOCK_TID, CLOCK_WORDS
 from jitterprof.model.run import RunSpec
+from jitterprof.model.stream import CLOCK_RING
 from jitterprof.store.manifest import read_manifest
 from jitterprof.system.thread_settings import apply_to_thread
 from jitterprof.units import NS_PER_MS, parse_duration_ns
@@ -29,8 +30,8 @@ from jitterprof.units import NS_PER_MS, parse_duration_ns
 _FLOOR_MIN_NS = 200 * NS_PER_MS
 
 
-def map_clocks(fd: int) -> StateClocks:
-    """The state clocks that the probes keep, read-only; a thread finds its slot by its tid."""
+def map_clocks(fd: int, ring: int = 0) -> StateClocks:
+    """The state clocks that the probes keep, read-only; a thread finds its slot by its tid. `ring`: see StateClocks."""
     size = CLOCK_SLOTS * CLOCK_WORDS * 8
     mapped = mmap.mmap(fd, size, mmap.MAP_SHARED, mmap.PROT_READ)
     os.close(fd)
@@ -40,7 +41,7 @@ def map_clocks(fd: int) -> StateClocks:
         found = np.flatnonzero(table[:, CLOCK_TID] == tid)
         return int(found[0]) if found.size else None
 
-    return StateClocks(memoryview(mapped).cast("Q"), slot_of)
+    return StateClocks(memoryview(mapped).cast("Q"), slot_of, ring)
 
 
 def _apply(settings: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
@@ -95,7 +96,8 @@ def _serve(channel: Channel, stop: StopCell) -> None:
         emits_tokens=model.emits_tokens,
         procfs=bool(go.body["procfs"]),
     )
-    clocks = map_clocks(go.fd) if go.fd >= 0 and go.body["snapshots"] else None
+    ring = CLOCK_RING if spec.keep == "tail" else 0
+    clocks = map_clocks(go.fd, ring) if go.fd >= 0 and go.body["snapshots"] else None
     result = run_load(plan, streams, out, shape_of=model.shape, clocks=clocks, stop=stop)
     body = dataclasses.asdict(result)
     body["caveats"] = [*body["caveats"], *filter(None, caveats)]

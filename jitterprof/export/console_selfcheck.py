@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from jitterprof.analysis.selfcheck import NOT_SEEN, JudgedFault, SelfCheck
 from jitterprof.export.words import LOOKS, phrase
+from jitterprof.model.cause import Cause
 from jitterprof.units import format_ns
 
 if TYPE_CHECKING:
@@ -52,6 +53,11 @@ def print_selfcheck(check: SelfCheck, console: Console | None = None) -> None:
     left_out = sum(fault.left_out for fault in check.faults)
     if left_out:
         notes.append(f"{left_out} of {len(check.pulses)} pulses left out: other tasks of this host disturbed them")
+    unseen = sum(pulse.cause == Cause.UNKNOWN.id for pulse in check.pulses if not pulse.left_out)
+    if unseen:
+        notes.append(f"unknown in {unseen} of {len(check.pulses)} pulses: the events were not there to be seen")
+    if check.lost_events:
+        notes.append(f"{check.lost_events} events were lost")
     if check.named("unclear"):
         notes.append("to know more: a quieter machine, or more pulses (--pulses 30)")
     for note in notes:

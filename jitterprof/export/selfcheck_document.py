@@ -20,6 +20,7 @@ def selfcheck_document(check: SelfCheck) -> dict[str, object]:
         "accuracy": {"right": check.right, "judged": check.judged, "ci_low": check.low, "ci_high": check.high},
         "controls": {"judged": check.control_judged, "blamed": check.control_blamed},
         "time_error": {"pulses": check.error_pulses, "median_ns": check.error_ns, "median_share": check.error_share},
+        "lost_events": check.lost_events,
         "matrix": {
             "causes": list(check.columns),
             "rows": [

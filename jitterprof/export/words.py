@@ -141,7 +141,8 @@ def story(episode: Episode) -> str:
     what = "run" if episode.cause == Cause.QUEUE.id else noun(episode.cause, episode.culprit)
     when = f"at +{format_ns(episode.at_ns)}"
     lost = f"one {format_ns(episode.ns)} {what}"
-    if episode.ns < _WHOLE * (episode.end_ns - episode.start_ns):
+    # Losses of several workers at a time add up to more than the time they lie in.
+    if not _WHOLE <= episode.ns / max(1, episode.end_ns - episode.start_ns) <= 1:
         lost = f"{format_ns(episode.ns)} of {what}"
         when += f" within {format_ns(episode.end_ns - episode.start_ns)}"
     where = f" on CPU {episode.cpu}" if episode.cpu >= 0 else ""

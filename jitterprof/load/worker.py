@@ -28,10 +28,12 @@ Snapshot = Callable[[], None]
 
 @dataclass(frozen=True, slots=True)
 class StateClocks:
-    """The mapped BPF clock array (CLOCK_SLOTS x CLOCK_WORDS u64) and who has which slot (None: nobody yet)."""
+    """The mapped BPF clock array (CLOCK_SLOTS x CLOCK_WORDS u64) and who has which slot (None: nobody yet). `ring`: the
+    file holds the snapshots of that many requests, the latest, for somebody who follows; 0: of all."""
 
     array: memoryview
     slot_of: Callable[[int], int | None]
+    ring: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +100,7 @@ class Worker:
             self.tokens = RowFile(folder / f"tokens.{number}.stream", Kind.TOKEN, number, self.tid, setting.tokens)
         self.clock_file: ClockFile | None = None
         if setting.clocks is not None:
-            self.clock_file = ClockFile(folder / f"clocks.{number}.stream", setting.rows)
+            self.clock_file = ClockFile(folder / f"clocks.{number}.stream", setting.clocks.ring or setting.rows)
         self.counters = ThreadCounters(self.tid, setting.procfs) if setting.procfs is not None else None
         self._edges = memoryview(bytearray(CLOCK_ROW_WORDS * 8)).cast("Q")
         self._views()
@@ -117,6 +119,7 @@ class Worker:
         self._words = self.rows.bytes.cast("q")
         self._room = self.rows.capacity
         self._snapshots = self.clock_file.snapshots() if self.clock_file is not None else None
+        self._clock_rows = self.clock_file.capacity if self.clock_file is not None else 1
 
     def lock(self) -> None:
         """Keeps the row files in memory; what is refused becomes a caveat."""
@@ -165,7 +168,8 @@ class Worker:
         cpus = (cpu_start & 0xFFFF) | (cpu_end & 0xFFFF) << 16
         _PACK(self._bytes, at, intended, start, 0, cpus, state, shape, seq, -1)
         if self._snapshots is not None:
-            self._snapshots[row * CLOCK_ROW_WORDS : (row + 1) * CLOCK_ROW_WORDS] = self._edges
+            place = row % self._clock_rows * CLOCK_ROW_WORDS
+            self._snapshots[place : place + CLOCK_ROW_WORDS] = self._edges
         # Last: until END is there, the row does not count.
         self._words[(at >> 3) + WORD_END] = end
         file.rows = row = row + 1
@@ -201,7 +205,8 @@ class Worker:
         self._words.release()
         if self._snapshots is not None:
             self._snapshots.release()
-        if self.clock_file is not None and not self._grow(self.clock_file, rows):
+        ring = self.setting.clocks is not None and self.setting.clocks.ring
+        if self.clock_file is not None and not ring and not self._grow(self.clock_file, rows):
             rows = self.rows.capacity
         self._grow(self.rows, rows)
         self._views()
@@ -239,7 +244,7 @@ class Worker:
         if self._snapshots is not None:
             self._snapshots.release()
         if self.clock_file is not None:
-            self.clock_file.close(self.rows.rows)
+            self.clock_file.close(min(self.rows.rows, self.clock_file.capacity))
         self.rows.finish()
         if self.tokens is not None:
             self.tokens.finish()

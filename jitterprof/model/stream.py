@@ -11,6 +11,8 @@ from enum import IntFlag
 
 import numpy as np
 
+from jitterprof.model.event import CLOCK_CLASSES
+
 #: magic, count, crc32 of the payload, reserved
 BATCH_HEADER = struct.Struct("<4sIII")
 BATCH_MAGIC = b"JPEV"
@@ -29,6 +31,21 @@ WORD_INTENDED, WORD_START, WORD_END, WORD_CPUS, WORD_STATE, WORD_SHAPE, WORD_SEQ
 #: gc.stream: rows of model.request.GC_DTYPE appended as raw bytes.
 #: clocks.N.stream: per row of requests.N.stream two snapshots of the worker's state clock (CLOCK_WORDS u64 each).
 CLOCK_ROW = np.dtype([("begin", "<u8", 24), ("end", "<u8", 24)])
+#: With `--keep tail` those of row r are at r % CLOCK_RING: the recorder takes from there what the clocks grew by, and
+#: writes it to states.stream: batches, each a STATE_HEADER and then `size` bytes, the zlib of `count` STATE_DTYPE.
+CLOCK_RING = 1 << 15
+#: magic, count, crc32 of the payload, its size
+STATE_HEADER = struct.Struct("<4sIII")
+STATE_MAGIC = b"JPST"
+#: How long the serving thread was in each state during a request. `seq` and `phase`: as in WINDOW_DTYPE.
+STATE_DTYPE = np.dtype(
+    [
+        ("seq", "<i8"),
+        ("tid", "<i4"),
+        ("phase", "u1"),
+        *((name, "<i8") for name in CLOCK_CLASSES if not name.startswith("reserved")),
+    ]
+)
 
 #: samples.stream: what the fallback saw of the host every 20 ms (probe mode "procfs"). `ts_ns`: CLOCK_MONOTONIC after
 #: the reading. Values are cumulative. `kind` says what `key` and a..d are:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -12,10 +11,18 @@ import numpy as np
 import numpy.typing as npt
 
 from jitterprof.errors import RunFileError, SpecError
-from jitterprof.model.event import CLOCK_CLASSES, CLOCK_NS, CLOCK_WORDS, EVENT_DTYPE, GAP_DTYPE, EventKind
+from jitterprof.model.event import CLOCK_WORDS, EVENT_DTYPE, GAP_DTYPE, EventKind
 from jitterprof.model.request import GC_DTYPE, REQUEST_DTYPE, Kind, Phase, Status
 from jitterprof.model.run import Health, Manifest
-from jitterprof.model.stream import CANARY_DTYPE, PROCFS_ROW, SAMPLE_DTYPE, WINDOW_DTYPE, WORD_SEQ, WORD_STATE
+from jitterprof.model.stream import (
+    CANARY_DTYPE,
+    PROCFS_ROW,
+    SAMPLE_DTYPE,
+    STATE_DTYPE,
+    WINDOW_DTYPE,
+    WORD_SEQ,
+    WORD_STATE,
+)
 from jitterprof.store import histogram_log, tables
 from jitterprof.store.manifest import MANIFEST_NAME, STATE_COMPLETE, read_manifest, write_manifest
 from jitterprof.store.requests import SeqMap, assemble_requests, dispatch_lag_ns
@@ -24,12 +31,14 @@ from jitterprof.store.streams import (
     EVENT_STREAM,
     LOSS_STREAM,
     SAMPLE_STREAM,
+    STATE_STREAM,
     WINDOW_STREAM,
     RowFile,
     read_clocks,
     read_events,
     read_records,
     read_rows,
+    read_states,
 )
 from jitterprof.store.threads import thread_columns
 from jitterprof.units import NS_PER_S
@@ -44,17 +53,6 @@ CLOCK_DTYPE = np.dtype(
         ("end", "<u8", (CLOCK_WORDS,)),
     ]
 )
-
-#: How long the serving thread was in each state during a request: the growth of its state clocks.
-STATE_DTYPE = np.dtype(
-    [
-        ("seq", "<i8"),
-        ("tid", "<i4"),
-        ("phase", "u1"),
-        *((name, "<i8") for name in CLOCK_CLASSES if not name.startswith("reserved")),
-    ]
-)
-_CHUNK = 1 << 16
 
 #: Tables that only some sessions have; each is a field of Run, NAME.parquet on disk.
 OPTIONAL_TABLES = ("gc", "clocks", "procfs", "canary", "samples", "windows", "losses", "states")
@@ -192,25 +190,27 @@ def _open_streams(path: Path, manifest: Manifest, cut: bool) -> Run:
     tail = manifest.spec.keep == "tail"
     gc = [read_records(file, GC_DTYPE) for file in sorted(path.glob("gc*.stream"))]
     procfs = [read_records(file, PROCFS_ROW) for file in sorted(path.glob("procfs*.stream"))]
+    measured = _renumbered(np.concatenate([np.empty(0, PROCFS_ROW), *procfs]), seq_map)
+    states = _renumbered(read_states(path / STATE_STREAM), seq_map)
     return Run(
         path,
         manifest,
         requests,
         events,
         np.concatenate([np.empty(0, GC_DTYPE), *gc]),
-        np.empty(0, CLOCK_DTYPE) if tail else _joined(CLOCK_DTYPE, _clocks(path, files, seq_map, cut)),
-        _procfs(np.concatenate([np.empty(0, PROCFS_ROW), *procfs]), seq_map),
+        np.empty(0, CLOCK_DTYPE) if tail else _clocks(path, files, seq_map, cut),
+        measured[measured["seq"] >= 0],
         read_records(path / CANARY_STREAM, CANARY_DTYPE),
         read_records(path / SAMPLE_STREAM, SAMPLE_DTYPE),
-        _windows(read_records(path / WINDOW_STREAM, WINDOW_DTYPE), seq_map),
+        _renumbered(read_records(path / WINDOW_STREAM, WINDOW_DTYPE), seq_map),
         read_records(path / LOSS_STREAM, GAP_DTYPE),
-        _joined(STATE_DTYPE, map(_states, _clocks(path, files, seq_map, cut))) if tail else np.empty(0, STATE_DTYPE),
+        states[states["seq"] >= 0],
     )
 
 
-def _clocks(path: Path, files: dict[str, RowFile], seq_map: SeqMap, cut: bool) -> Iterator[npt.NDArray[np.void]]:
-    """CLOCK_DTYPE in chunks. `cut`: the probes may have gone before the workload. Clocks that stand still to the end
-    then say nothing."""
+def _clocks(path: Path, files: dict[str, RowFile], seq_map: SeqMap, cut: bool) -> npt.NDArray[np.void]:
+    """`cut`: the probes may have gone before the workload. Clocks that stand still to the end then say nothing."""
+    parts = [np.empty(0, CLOCK_DTYPE)]
     for name, file in files.items():
         if file.kind != Kind.REQUEST:
             continue
@@ -219,39 +219,17 @@ def _clocks(path: Path, files: dict[str, RowFile], seq_map: SeqMap, cut: bool) -
             last = snapshots["end"][-1]
             moved = np.flatnonzero(((snapshots["begin"] != last) | (snapshots["end"] != last)).any(axis=1))
             snapshots = snapshots[: moved[-1] + 1 if len(moved) else 0]
-        for start in range(0, len(snapshots), _CHUNK):
-            chunk = snapshots[start : start + _CHUNK]
-            rows = file.rows[start : start + len(chunk)]
-            part = np.zeros(len(chunk), CLOCK_DTYPE)
-            part["phase"] = rows[:, WORD_STATE] >> 8 & 0xFF
-            part["seq"] = seq_map.lookup(part["phase"], rows[:, WORD_SEQ])
-            part["tid"] = file.tid
-            part["begin"], part["end"] = chunk["begin"], chunk["end"]
-            yield part
+        state, position = file.rows[: len(snapshots), WORD_STATE], file.rows[: len(snapshots), WORD_SEQ]
+        part = np.zeros(len(snapshots), CLOCK_DTYPE)
+        part["phase"] = state >> 8 & 0xFF
+        part["seq"] = seq_map.lookup(part["phase"], position)
+        part["tid"] = file.tid
+        part["begin"], part["end"] = snapshots["begin"], snapshots["end"]
+        parts.append(part)
+    return np.concatenate(parts)
 
 
-def _states(clocks: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
-    """STATE_DTYPE of CLOCK_DTYPE; without those of a thread that has no clock."""
-    clocks = clocks[clocks["end"].any(axis=1)]
-    states = np.zeros(len(clocks), STATE_DTYPE)
-    for name in ("seq", "tid", "phase"):
-        states[name] = clocks[name]
-    for number, name in enumerate(CLOCK_CLASSES, CLOCK_NS):
-        if name in (STATE_DTYPE.names or ()):
-            states[name] = (clocks["end"][:, number] - clocks["begin"][:, number]).astype(np.int64)
-    return states
-
-
-def _joined(dtype: np.dtype[np.void], parts: Iterable[npt.NDArray[np.void]]) -> npt.NDArray[np.void]:
-    return np.concatenate([np.empty(0, dtype), *parts])
-
-
-def _procfs(rows: npt.NDArray[np.void], seq_map: SeqMap) -> npt.NDArray[np.void]:
-    rows["seq"] = seq_map.lookup(rows["phase"], rows["seq"])
-    return rows[rows["seq"] >= 0]
-
-
-def _windows(rows: npt.NDArray[np.void], seq_map: SeqMap) -> npt.NDArray[np.void]:
+def _renumbered(rows: npt.NDArray[np.void], seq_map: SeqMap) -> npt.NDArray[np.void]:
     rows["seq"] = seq_map.lookup(rows["phase"], rows["seq"])
     return rows
 

@@ -22,6 +22,9 @@ from jitterprof.model.stream import (
     ROW_PAGE,
     ROW_VERSION,
     ROW_WORDS,
+    STATE_DTYPE,
+    STATE_HEADER,
+    STATE_MAGIC,
     WORD_END,
 )
 
@@ -32,6 +35,7 @@ GC_STREAM = "gc.stream"
 PROCFS_STREAM = "procfs.stream"
 WINDOW_STREAM = "windows.stream"
 LOSS_STREAM = "losses.stream"
+STATE_STREAM = "states.stream"
 
 
 class _Appender:
@@ -96,6 +100,32 @@ class RecordStream(_Appender):
         """Append `rows`. Raises OSError; they are then not in the file."""
         if len(rows):
             self._append(np.ascontiguousarray(rows).view(np.uint8).data)
+
+
+class StateStream(_Appender):
+    """Appends batches of STATE_DTYPE; most of it is zeros, so it is compressed."""
+
+    def write(self, rows: npt.NDArray[np.void]) -> None:
+        """Append `rows` as one batch. Raises OSError; the batch is then not in the file."""
+        if len(rows):
+            payload = zlib.compress(np.ascontiguousarray(rows, STATE_DTYPE).view(np.uint8).data, 1)
+            header = STATE_HEADER.pack(STATE_MAGIC, len(rows), zlib.crc32(payload), len(payload))
+            self._append(memoryview(header), memoryview(payload))
+
+
+def read_states(path: Path) -> npt.NDArray[np.void]:
+    """STATE_DTYPE of every full batch of `path`, up to the first that is torn; no file: none."""
+    parts = [np.empty(0, STATE_DTYPE)]
+    content = _bytes_of(path) if path.is_file() else np.empty(0, np.uint8)
+    position = 0
+    while position + STATE_HEADER.size <= len(content):
+        magic, count, checksum, size = STATE_HEADER.unpack_from(content.data, position)
+        payload = content[position + STATE_HEADER.size : position + STATE_HEADER.size + size]
+        if magic != STATE_MAGIC or len(payload) < size or zlib.crc32(payload.data) != checksum:
+            break
+        parts.append(np.frombuffer(zlib.decompress(payload.data), STATE_DTYPE, count))
+        position += STATE_HEADER.size + size
+    return np.concatenate(parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,12 +204,8 @@ def read_records(path: Path, dtype: np.dtype[np.void]) -> npt.NDArray[np.void]:
 
 
 def read_clocks(path: Path, rows: int) -> npt.NDArray[np.void]:
-    """CLOCK_ROW of the first `rows` requests of a worker (fewer where the file is shorter), as a view of the file."""
-    if not path.is_file():
-        return np.empty(0, CLOCK_ROW)
-    content = _bytes_of(path)
-    whole = min(rows, len(content) // CLOCK_ROW.itemsize) * CLOCK_ROW.itemsize
-    return np.asarray(content[:whole]).view(CLOCK_ROW)
+    """CLOCK_ROW of the first `rows` requests of a worker (fewer where the file is shorter)."""
+    return read_records(path, CLOCK_ROW)[:rows]
 
 
 def _bytes_of(path: Path) -> npt.NDArray[np.uint8]:

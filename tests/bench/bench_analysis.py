@@ -62,15 +62,18 @@ class Stages:
         self.recording = sort_out(self.run.requests, self.evidence_of_run)
 
     def ledger(self) -> None:
-        from jitterprof.analysis.ledger import build_ledger
+        from jitterprof.analysis.ledger import build_ledger_and_claims
 
-        self.ledger_of_run = build_ledger(self.run.requests, self.evidence_of_run, timeline=self.recording)
-        del self.recording, self.evidence_of_run
+        found = build_ledger_and_claims(self.run.requests, self.evidence_of_run, timeline=self.recording)
+        self.ledger_of_run, self.claims = found
+        del self.recording
 
-    def hidden_cost(self) -> None:
+    def run_excess(self) -> None:
         from jitterprof.analysis.run_excess import bill_run_excess
 
-        self.ledger_of_run = bill_run_excess(self.run.requests, self.run.events, self.ledger_of_run)[0]
+        run, gaps = self.run, self.evidence_of_run.gaps
+        self.ledger_of_run = bill_run_excess(run.requests, run.events, self.ledger_of_run, None, self.claims, gaps)[0]
+        del self.claims, self.evidence_of_run
 
     def queue(self) -> None:
         from jitterprof.analysis.queueing import inherit_queue
@@ -91,7 +94,7 @@ class Stages:
         explain(run, session_ledger(run))
 
 
-PARTS = ("open", "evidence", "states", "ledger", "hidden_cost", "queue", "explain")
+PARTS = ("open", "evidence", "states", "ledger", "run_excess", "queue", "explain")
 
 
 def peak_gb() -> float:

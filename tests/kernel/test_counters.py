@@ -89,12 +89,13 @@ def test_a_count_too_large_for_its_field_says_so(program: Path) -> None:
     with open_lab(program, counters=DOUBLES) as lab:
         table = lab.table("counts")
         lab.act(f"pin {CPU}")
+        # Once it has its CPU it keeps it: to be switched in again would start the count anew.
+        lab.act("fifo-priority 10")
         row = table[CPU]
         row.since, row.value[0] = 1, (1 << 64) - (1 << 33)
-        lab.victim.ask("spin 200")
+        lab.victim.ask("spin 400")
         wait_until(lambda: lab.victim.state() == "R", "the victim spins")
-        # As soon as it has been switched in this counts; before, its arrival starts the count anew.
-        for _ in range(20):
+        for _ in range(40):
             table[CPU] = row
             time.sleep(0.005)
         lab.victim.answer()

@@ -19,8 +19,8 @@ from jitterprof.experiment.row_follower import FINISHED_DTYPE
 from jitterprof.model.cause import Cause
 from jitterprof.model.ledger import Ledger
 from jitterprof.model.request import Phase
+from jitterprof.model.stream import STATE_DTYPE
 from jitterprof.store import Run, open_run
-from jitterprof.store.run_directory import STATE_DTYPE
 
 CPU = str(max(os.sched_getaffinity(0)))
 RATE, SECONDS = 400, 10

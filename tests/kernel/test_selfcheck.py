@@ -42,10 +42,19 @@ def nothing_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     assert not list(tmp_path.glob("jitterprof-selfcheck-*"))
 
 
+def _words(pid: int) -> list[bytes]:
+    return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+
+
+def _children(pid: int) -> list[int]:
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for task in tasks for child in task.read_text().split()]
+
+
 def _injector(command: Command, name: str) -> int:
     for pid in command.processes():
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
-        if "jitterprof.inject.injector" in words and name in words:
+        words = _words(pid)
+        if b"jitterprof.inject.injector" in words and name.encode() in words:
             return pid
     raise AssertionError(f"no injector of {name}: {command.said}")
 
@@ -127,11 +136,10 @@ def test_a_killed_guard_is_not_missed(tmp_path: Path) -> None:
 
     def kill_guards(phase: str, _done: float | None) -> None:
         if phase == "injecting faults" and not guards:
-            for pid in [int(entry.name) for entry in Path("/proc").glob("[0-9]*")]:
-                words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-                if b"jitterprof.inject.guard" in words and str(tmp_path).encode() not in b"".join(words):
-                    os.kill(pid, signal.SIGKILL)
-                    guards.append(pid)
+            for injector in _children(os.getpid()):
+                guards.extend(pid for pid in _children(injector) if b"jitterprof.inject.guard" in _words(pid))
+            for pid in guards:
+                os.kill(pid, signal.SIGKILL)
 
     with recorded_faults(3, kill_guards, names) as recorded:
         assert len(guards) == 2

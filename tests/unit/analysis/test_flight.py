@@ -25,9 +25,8 @@ from jitterprof.model.event import GAP_DTYPE
 from jitterprof.model.ledger import Ledger
 from jitterprof.model.request import Phase
 from jitterprof.model.run import Health, RunSpec
-from jitterprof.model.stream import WINDOW_DTYPE, Why
+from jitterprof.model.stream import STATE_DTYPE, WINDOW_DTYPE, Why
 from jitterprof.store import Run
-from jitterprof.store.run_directory import STATE_DTYPE
 from tests.fakes import MS, START_NS, WORKER_TID, ledger_of, manifest, request_table, run_of, switch_events
 
 REQUESTS = request_table([1 * MS, 5 * MS, 1 * MS, 1 * MS, 4 * MS, 1 * MS])

@@ -13,16 +13,16 @@ MS = 1_000_000
 
 
 def _explained(
-    seed: int, load: float, losses: dict[int, list[Loss]], count: int = 6000, servers: int = 1, slow: int | None = None
+    seed: int, load: float, losses: dict[int, list[Loss]], servers: int = 1, slow: int | None = None, top: int = 10
 ) -> Explanation:
     """Poisson arrivals, lognormal service with a mean of 1 ms, at `load` of the servers."""
-    rng = np.random.default_rng(seed)
+    rng, count = np.random.default_rng(seed), 6000
     work = (rng.lognormal(-0.02, 0.2, count) * MS).astype(np.int64)
     if slow is not None:
         work[slow] += 30 * MS
     arrival = np.cumsum(rng.exponential(MS / load / servers, count)).astype(np.int64)
     session = queued_session(arrival.tolist(), work.tolist(), losses, servers)
-    return explain(run_of(session.requests), inherit_queue(session.requests, session.ledger))
+    return explain(run_of(session.requests), inherit_queue(session.requests, session.ledger), top=top)
 
 
 def _noise(seed: int, count: int = 6000) -> dict[int, list[Loss]]:
@@ -62,6 +62,23 @@ def test_one_stall_is_named_for_all_its_victims(seed: int, servers: int) -> None
     assert first.requests >= 16
     assert first.null_share is not None
     assert first.null_share < first.share / 2
+
+
+@pytest.mark.parametrize("load", [0.5, 0.9])
+def test_the_table_adds_up_to_the_mean_excess_and_its_causes_to_their_pieces(load: float) -> None:
+    losses = _noise(3)
+    losses |= {row: [(Cause.STOPPED, "kill/7", 25 * MS)] for row in (1000, 4000)}
+    explanation = _explained(3, load, losses)
+    blame = explanation.blame
+    assert sum(row.excess_ns for row in blame.rows) + blame.minor_ns == blame.excess_ns
+    every = _explained(3, load, losses, top=10_000)
+    assert len(every.spikes) == every.spike_count
+    mean = sum(spike.excess_ns for spike in every.spikes) / len(every.spikes)
+    assert abs(blame.excess_ns - mean) <= 1
+    # Some victims waited so little that they are in the baseline.
+    stopped = sum(part.ns for spike in every.spikes for part in spike.ledger if part.cause == "stopped")
+    row = next(row for row in blame.rows if row.cause == "stopped")
+    assert 0.98 * stopped <= row.excess_ns * len(every.spikes) <= stopped
 
 
 def test_a_slow_request_is_not_a_kernel_cause_but_told_apart_from_load() -> None:

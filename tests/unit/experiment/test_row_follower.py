@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 
 from jitterprof.experiment.row_follower import RowFollower
-from jitterprof.load.request_file import ROW_BYTES, RowFile
+from jitterprof.load.request_file import ROW_BYTES, ClockFile, RowFile
+from jitterprof.model.event import CLOCK_CLASSES, CLOCK_NS, CLOCK_TID, CLOCK_VERSION
 from jitterprof.model.request import Kind, Phase
-from jitterprof.model.stream import ROW_PAGE, ROW_WORDS, WORD_END
+from jitterprof.model.stream import CLOCK_RING, CLOCK_ROW, ROW_PAGE, ROW_WORDS, WORD_END
 from tests.fakes import request_table, words_of
 
 
@@ -79,3 +80,51 @@ def test_a_request_is_ready_when_its_worker_is(tmp_path: Path) -> None:
         worker.write(row)
         found.append(int(follower.finished()["ready_ns"][0]))
     assert found == [100, 1100, 3000, 4100]
+
+
+def _clocks(row: int, version: int = 2) -> bytes:
+    """Snapshots between which the thread waited for `row` ns."""
+    pair = np.zeros(1, CLOCK_ROW)
+    pair["begin"][0, CLOCK_NS + CLOCK_CLASSES.index("wakeup")] = 1000
+    pair["end"][0, CLOCK_NS + CLOCK_CLASSES.index("wakeup")] = 1000 + row
+    pair["end"][0, CLOCK_TID], pair["end"][0, CLOCK_VERSION] = 700, version
+    return pair.tobytes()
+
+
+def test_state_clocks_are_taken_from_their_ring(tmp_path: Path) -> None:
+    count = CLOCK_RING + 100
+    rows = words_of(request_table([1000] * count)).astype("<i8")
+    worker, clocks = Worker(tmp_path, 0, count), ClockFile(tmp_path / "clocks.0.stream", CLOCK_RING)
+    follower, size = RowFollower(tmp_path, 1), CLOCK_ROW.itemsize
+
+    def write(first: int, until: int) -> None:
+        for row in range(first, until):
+            place = row % CLOCK_RING * size
+            clocks.bytes[place : place + size] = _clocks(row, version=3 if row == 7 else 2)
+        worker.file.bytes[ROW_PAGE + first * ROW_BYTES : ROW_PAGE + until * ROW_BYTES] = rows[first:until].tobytes()
+
+    write(0, 10)
+    assert follower.finished()["seq"].tolist() == list(range(10))
+    states = follower.states()
+    # One was copied while the kernel wrote it.
+    assert states["seq"].tolist() == states["wakeup"].tolist() == [0, 1, 2, 3, 4, 5, 6, 8, 9]
+    assert not states["softirq"].any()
+    assert not len(follower.states())
+    # Round and past the last one that was read: what was written over has no clocks any more.
+    write(10, count)
+    assert len(follower.finished()) == count - 10
+    states = follower.states()
+    assert states["seq"].tolist() == states["wakeup"].tolist() == list(range(count - CLOCK_RING + 1, count))
+
+
+def test_no_clocks_no_states(tmp_path: Path) -> None:
+    worker = Worker(tmp_path, 0)
+    worker.write(words_of(request_table([1000])).tolist()[0])
+    follower = RowFollower(tmp_path, 1)
+    assert len(follower.finished()) == 1
+    assert not len(follower.states())
+    # A thread without a slot copies nothing.
+    ClockFile(tmp_path / "clocks.0.stream", 4)
+    worker.write(words_of(request_table([1000])).tolist()[0])
+    assert len(follower.finished()) == 1
+    assert not len(follower.states())

@@ -17,7 +17,7 @@ from jitterprof.analysis.explanation import Explanation, Part, Session, Spike
 from jitterprof.analysis.health import HealthReport
 from jitterprof.export.console import print_explanation
 from jitterprof.export.json_document import explanation_json
-from jitterprof.export.words import LOOKS, sentence
+from jitterprof.export.words import LOOKS, sentence, story
 from jitterprof.model.cause import CAUSE_IDS
 from jitterprof.model.run import ProbeStatus, Quantiles
 
@@ -251,6 +251,35 @@ def test_sentence(parts: list[tuple[str, str, int]], text: str) -> None:
     assert sorted(re.split(r" [=+] ", spoken)) == sorted(re.split(r" [=+] ", text))
     total, *terms = (float(number) for number in re.findall(r"(?:^|[=+] )([\d.]+)", spoken))
     assert sum(terms) == pytest.approx(total)
+
+
+@pytest.mark.parametrize(
+    ("ns", "pieces", "cpu", "text"),
+    [
+        (8 * MS, 1, 1, "one 8.00 ms stop by kill/7 at +12.3 s on CPU 1 made 23 requests slow (#1290-#1312)"),
+        (7_600_000, 9, 1, "one 7.60 ms stop by kill/7 at +12.3 s on CPU 1 made 23 requests slow (#1290-#1312)"),
+        (2 * MS, 9, -1, "2.00 ms of stop by kill/7 at +12.3 s within 8.00 ms made 23 requests slow (#1290-#1312)"),
+        (
+            14 * MS,
+            2,
+            0,
+            "14.0 ms of stop by kill/7 at +12.3 s within 8.00 ms on CPU 0 made 23 requests slow (#1290-#1312)",
+        ),
+    ],
+)
+def test_story(ns: int, pieces: int, cpu: int, text: str) -> None:
+    at = 12_310 * MS
+    assert story(Episode("stopped", "kill/7", at, at, at + 8 * MS, ns, pieces, cpu, 23, 1290, 1312, MS)) == text
+
+
+def test_what_was_inherited_in_small_parts_is_added_up() -> None:
+    spike = _spike(9, "high", ("run", "", 2 * MS))
+    small = [Part("timer", "tick", 0, 1, 30_000, 0, 30_000, "measured", seq) for seq in (5, 6, 7)]
+    large = Part("softirq", "NET_RX", 0, 1, 2 * MS, 0, 2 * MS, "measured", 5)
+    ledger = (*spike.ledger, large, *small)
+    spoken = sentence(replace(spike, ledger=ledger, response_ns=sum(part.ns for part in ledger)))
+    expected = "2.00 run + 2.00 queued behind #5's softirq NET_RX + 0.09 queued behind smaller delays"
+    assert spoken == f"4.09 ms = {expected}"
 
 
 def test_many_small_parts_are_added_up() -> None:

@@ -55,6 +55,7 @@ def test_the_answer_comes_first() -> None:
 def test_it_can_be_read_at_80_columns_whatever_is_blamed() -> None:
     lines = _printed(_check(wrong="hog"))
     assert max(len(line) for line in lines) <= 80
+    assert any(line.startswith("- unknown in 1 of") for line in lines)
     assert not any("…" in line for line in lines)
     header = next(line for line in lines if line.startswith("injected"))
     assert len(set(header.split())) == len(CAUSE_IDS) + 2, "each cause has a letter of its own"

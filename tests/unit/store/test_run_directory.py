@@ -24,11 +24,14 @@ from fakes import (
 
 from jitterprof.errors import RunFileError, SpecError
 from jitterprof.model.cause import Cause
-from jitterprof.model.event import EVENT_DTYPE, EventKind
+from jitterprof.model.event import EVENT_DTYPE, GAP_DTYPE, EventKind
 from jitterprof.model.request import GC_DTYPE, Kind, Phase
-from jitterprof.model.stream import CLOCK_ROW, PROCFS_ROW, ROW_WORDS
+from jitterprof.model.run import RunSpec
+from jitterprof.model.stream import CLOCK_ROW, PROCFS_ROW, ROW_WORDS, STATE_DTYPE, WINDOW_DTYPE
 from jitterprof.store import create_run, finish_run, open_run, write_ledger
 from jitterprof.store.histogram_log import read_histogram_log
+from jitterprof.store.streams import LOSS_STREAM, STATE_STREAM, WINDOW_STREAM, RecordStream, StateStream
+from jitterprof.store.tables import read_array, write_array
 
 
 def test_finished_run_reads_back(tmp_path: Path) -> None:
@@ -300,3 +303,46 @@ def _edit(path: Path, **changes: object) -> None:
 
 def _truncate(file: Path) -> None:
     file.write_bytes(file.read_bytes()[:-20])
+
+
+def test_what_the_flight_recorder_kept_reads_back_under_the_numbers_of_the_request_table(tmp_path: Path) -> None:
+    # Two workers of a closed loop: a request's number is its rank, not the position that the streams have.
+    first, second = request_table([1000] * 5), request_table([1000] * 5, tid=WORKER_TID + 1)
+    second["intended_ns"] += 500
+    second["start_ns"] += 500
+    second["end_ns"] += 500
+    second["worker"], second["seq"] = 1, np.arange(5) + 5
+    events = switch_events(20)
+    described = manifest(spec=RunSpec("mlp", keep="tail"))
+    path = tmp_path / "a.jprof"
+    recording(path, np.concatenate([first, second]), events[::-1].copy(), described)
+    windows, states = np.zeros(3, WINDOW_DTYPE), np.zeros(3, STATE_DTYPE)
+    windows["seq"], windows["phase"] = [-1, 0, 5], [0, Phase.MEASURED, Phase.MEASURED]
+    states["seq"], states["phase"], states["wakeup"] = [5, 6, 99], Phase.MEASURED, [50, 60, 990]
+    losses = np.array([(0, 5, 9, 2)], GAP_DTYPE)
+    for name, rows in ((WINDOW_STREAM, windows), (LOSS_STREAM, losses)):
+        with RecordStream(path / name) as stream:
+            stream.write(rows)
+    with StateStream(path / STATE_STREAM) as stream:
+        stream.write(states)
+    cut = open_run(path)
+    finish_run(path, described)
+    for run in (cut, open_run(path)):
+        assert run.windows["seq"].tolist() == [-1, 0, 1]
+        # Of a request that did not end there is no row.
+        assert run.states[["seq", "wakeup"]].tolist() == [(1, 50), (3, 60)]
+        assert run.losses.tolist() == losses.tolist()
+        assert np.array_equal(run.events, events)
+        assert not len(run.clocks)
+        assert run.manifest.spec.keep == "tail"
+    assert not list(path.glob("*.stream"))
+
+
+def test_growing_columns_take_few_bytes(tmp_path: Path) -> None:
+    random = np.random.default_rng(1)
+    events = switch_events(100_000)
+    events["ts"] += random.integers(0, 1000, len(events)).astype(np.uint64)
+    events["cpu"] = random.integers(0, 8, len(events))
+    write_array(tmp_path / "events.parquet", events)
+    assert (tmp_path / "events.parquet").stat().st_size < 4 * len(events)
+    assert np.array_equal(read_array(tmp_path / "events.parquet", EVENT_DTYPE), events)

@@ -9,9 +9,9 @@ import pytest
 from fakes import request_table, switch_events, words_of, write_row_stream
 
 from jitterprof.errors import RunFileError
-from jitterprof.model.stream import ROW_HEADER, ROW_MAGIC, ROW_VERSION
+from jitterprof.model.stream import ROW_HEADER, ROW_MAGIC, ROW_VERSION, STATE_DTYPE
 from jitterprof.store import EventStream, read_events
-from jitterprof.store.streams import read_rows
+from jitterprof.store.streams import StateStream, read_rows, read_states
 
 
 def _write(path: Path, count: int = 30, batch: int = 10) -> None:
@@ -110,3 +110,21 @@ def test_foreign_and_newer_row_files_are_refused(tmp_path: Path, header: bytes) 
     (tmp_path / "requests.0.stream").write_bytes(header.ljust(8192, b"\0"))
     with pytest.raises(RunFileError):
         read_rows(tmp_path / "requests.0.stream")
+
+
+def test_states_read_back_up_to_a_torn_batch(tmp_path: Path) -> None:
+    path = tmp_path / "states.stream"
+    rows = np.zeros(1000, STATE_DTYPE)
+    rows["seq"], rows["wakeup"] = np.arange(1000), np.arange(1000) % 7
+    with StateStream(path) as stream:
+        stream.write(rows[:600])
+        stream.write(rows[600:600])
+        stream.write(rows[600:])
+    assert path.stat().st_size < 12 * len(rows)
+    assert np.array_equal(read_states(path), rows)
+    content = path.read_bytes()
+    path.write_bytes(content[:-1])
+    assert np.array_equal(read_states(path), rows[:600])
+    path.write_bytes(content[:-5] + b"torn!")
+    assert np.array_equal(read_states(path), rows[:600])
+    assert not len(read_states(tmp_path / "none.stream"))
