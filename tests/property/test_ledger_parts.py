@@ -86,8 +86,6 @@ def test_parts_come_back_in_their_order() -> None:
 
 PIECE = st.tuples(st.integers(0, 6), st.integers(0, 50), st.booleans())
 PIECES = st.lists(PIECE, max_size=30, unique_by=lambda piece: piece[:2])
-    st.tuples(st.integers(0, 6), st.integers(0, 50), st.booleans()), max_size=30, unique_by=lambda p: p[:2]
-)
 
 
 @given(PIECES, PIECES, st.integers(1, 8))
