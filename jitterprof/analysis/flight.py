@@ -61,8 +61,10 @@ def sampled_rows(run: Run) -> Flags | None:
         return None
     requests, windows = run.requests, run.windows
     drawn = windows[windows["why"] & Why.SAMPLE != 0]
-    keys = requests["seq"] * (len(Phase) + 1) + requests["phase"]
-    chosen = np.isin(keys, drawn["seq"] * (len(Phase) + 1) + drawn["phase"]) & (requests["kind"] == Kind.REQUEST)
+    # A token was drawn with its request.
+    number = np.where(requests["parent"] >= 0, requests["parent"], requests["seq"])
+    keys = number * (len(Phase) + 1) + requests["phase"]
+    chosen = np.isin(keys, drawn["seq"] * (len(Phase) + 1) + drawn["phase"])
     start = windows[windows["why"] & Why.START != 0]
     chosen |= within_one(requests["intended_ns"], requests["end_ns"], start)
     sampled: Flags = chosen & detailed_rows(run)

@@ -261,7 +261,7 @@ def merged(batches: list[Batch], namer: Namer) -> Ledger:
     while batches:
         batch = batches.pop()
         part = pieces[filled - len(batch.pieces) : filled]
-        part[:] = batch.pieces
+        np.take(batch.pieces, np.arange(len(part)), out=part, mode="clip")
         part["culprit"] = np.array([place[name] for name in batch.culprits.names])[batch.pieces["culprit"]]
         filled -= len(part)
     return Ledger(pieces, culprits.names, culprits.observer)

@@ -135,7 +135,9 @@ def _play(part: Station, players: int, local: Ints, losses: Losses, rank: Ints) 
     origins = np.stack([_largest_before(one, part.period)[victims] for one in lost], axis=1)
     values, total = _values(part, lost, victims)
     values[origins < 0] = 0
-    given = round_rows(np.maximum(values, 0), total)
+    # Requests that are not served in the order of arrival may wait for one that comes after them: nobody before them
+    # lost anything.
+    given = round_rows(np.maximum(values, 0), np.where((origins >= 0).any(axis=1), total, 0))
     key = np.zeros((len(part.rows), players), np.int64)
     key[local, np.minimum(rank, players - 1)] = losses.key
     single = players if players <= MAX_CAUSES else MAX_CAUSES

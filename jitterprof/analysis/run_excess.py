@@ -14,10 +14,11 @@ from jitterprof.analysis.calibration import HostCosts
 from jitterprof.analysis.cost_regression import HiddenCost, regress
 from jitterprof.analysis.culprits import LOST_NAME
 from jitterprof.analysis.event_counts import EVENT_CLASSES, ClassedEvents, Ints
+from jitterprof.analysis.piece_table import exchanged
 from jitterprof.analysis.spikes import MIN_BODY, measured_rows
 from jitterprof.analysis.stragglers import Verdict, granted, judge, with_culprits
 from jitterprof.model.cause import Cause
-from jitterprof.model.ledger import PIECE_DTYPE, Basis, Ledger
+from jitterprof.model.ledger import Basis, Ledger
 
 _CLASSES = len(EVENT_CLASSES)
 
@@ -54,7 +55,7 @@ def bill_run_excess(
     it is put at its beginning. Returns the ledger as it is when there is nothing to bill; and the regression's costs.
     """
     run = run_excess(requests, ledger)
-    mine = requests[run.rows]
+    mine = requests.take(run.rows)
     classed = ClassedEvents.of(events)
     counts = classed.count(mine, mine["tid"])
     costs = regress(mine, classed, counts, run.excess, run.shape, seed)
@@ -142,7 +143,7 @@ def _grant(
     verdicts = judge(claims.pieces, excess, usual)
     refuted = [tid for tid, verdict in verdicts.items() if verdict == Verdict.REFUTED]
     confirmed = [tid for tid, verdict in verdicts.items() if verdict == Verdict.CONFIRMED]
-    heard = claims.pieces[~np.isin(claims.pieces["tid"], refuted)]
+    heard = claims.pieces.compress(~np.isin(claims.pieces["tid"], refuted))
     taken = granted(heard, np.maximum(budget, 0))
     asked, paid = (np.bincount(of["row"], of["ns"], len(requests)).astype(np.int64)[run.rows] for of in (heard, taken))
     if not len(taken):
@@ -170,13 +171,12 @@ def _replaced(pieces: npt.NDArray[np.void], taken: npt.NDArray[np.void]) -> npt.
     rights = np.sort(np.concatenate([begin, ends[hit]]))
     source = np.searchsorted(ends, lefts, "right")
     source = np.minimum(source, len(pieces) - 1)
-    rest = pieces[source]
+    rest = pieces.take(source)
     rest["start_ns"] += lefts - (ends[source] - pieces["ns"][source])
     rest["ns"] = rights - lefts
-    whole = np.ones(len(pieces), bool)
-    whole[hit] = False
-    merged = np.concatenate([pieces[whole], rest[rights > lefts], taken]).astype(PIECE_DTYPE, copy=False)
-    return merged[np.lexsort((merged["start_ns"], merged["row"]))]
+    out = np.zeros(len(pieces), bool)
+    out[hit] = True
+    return exchanged(pieces, out, np.concatenate([rest.compress(rights > lefts), taken]))
 
 
 def _worst_helper(
@@ -222,8 +222,7 @@ def _move(ledger: Ledger, rows: npt.NDArray[np.intp], bill: Ints, size: int, str
     pays = np.zeros(size, bool)
     pays[rows] = True
     is_run = (pieces["cause"] == Cause.RUN) & pays[pieces["row"]]
-    run = pieces[is_run]
-    run = run[np.argsort(run["row"], kind="stable")]
+    run = pieces.compress(is_run)
     # All running time on one axis; a request's own begins at `begin[row]`.
     piece_end = np.cumsum(run["ns"])
     piece_begin = piece_end - run["ns"]
@@ -234,7 +233,7 @@ def _move(ledger: Ledger, rows: npt.NDArray[np.intp], bill: Ints, size: int, str
     edges = np.unique(np.concatenate([[0], piece_end, segment_end.reshape(-1)]))
     start, length = edges[:-1], np.diff(edges)
     source = np.searchsorted(piece_end, start, "right")
-    parts = run[source]
+    parts = run.take(source)
     parts["start_ns"] += start - piece_begin[source]
     parts["ns"] = length
     # Segments lie in the order of their requests, so one search finds the segment of a part; past the last of its own
@@ -257,8 +256,7 @@ def _move(ledger: Ledger, rows: npt.NDArray[np.intp], bill: Ints, size: int, str
     parts["basis"][billed] = np.select([missing, ours], [int(Basis.MEASURED), int(Basis.CALIBRATED)], int(Basis.POOL))
     for name, theirs in (("tid", straggler[payer[billed]]), ("cpu", -1)):
         parts[name][billed] = np.where(ours | missing, parts[name][billed], theirs)
-    merged = np.concatenate([pieces[~is_run], parts]).astype(PIECE_DTYPE, copy=False)
-    merged = merged[np.lexsort((merged["start_ns"], merged["row"]))]
+    merged = exchanged(pieces, is_run, parts)
     observer = np.concatenate([np.asarray(ledger.observer, bool), np.zeros(len(names) - len(ledger.culprits), bool)])
     return Ledger(merged, names, observer)
 
@@ -279,7 +277,7 @@ def _culprits(
             culprit[wanted] = names.index(name)
             continue
         event_class = EVENT_CLASSES[index]
-        same = ledger.pieces[ledger.pieces["cause"] == event_class.cause]
+        same = ledger.pieces.compress(ledger.pieces["cause"] == event_class.cause)
         if not len(same):
             continue
         usual = int(np.bincount(same["culprit"], same["ns"].astype(np.float64)).argmax())

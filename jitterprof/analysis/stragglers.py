@@ -88,14 +88,14 @@ def pool_claims(pools: Pools, timeline: Timeline, thread: Ints, start: Ints, end
     """
     owner, mine = collect(thread, start, end, timeline.own)
     ran = mine["cause"] == Cause.RUN
-    owner, mine = owner[ran], mine[ran]
+    owner, mine = owner[ran], mine.compress(ran)
     held = _held_up(pools, timeline.own)
     spans = intervals(pools.process[held["thread"]], held["start"], held["end"])
     # The window travels through `cut` in a column that running has no use for.
     mine["wait"] = owner
     parts, at = cut(mine, pools.process[mine["thread"]], spans)
-    parts, at = parts[at >= 0], at[at >= 0]
-    claims = held[spans.row[at]]
+    parts, at = parts.compress(at >= 0), at[at >= 0]
+    claims = held.take(spans.row[at])
     claims["start"], claims["end"] = parts["start"], parts["end"]
     return parts["wait"].astype(np.int64), claims
 
@@ -103,7 +103,7 @@ def pool_claims(pools: Pools, timeline: Timeline, thread: Ints, start: Ints, end
 def _held_up(pools: Pools, segments: Rows) -> Rows:
     """The segments in which a helper was held up, one at a time in each process: where several were, the one with the
     lowest number. None of them while the state of any helper of the process is lost: those segments come with them."""
-    segments = segments[pools.helper[segments["thread"]]]
+    segments = segments.compress(pools.helper[segments["thread"]])
     held = np.isin(segments["cause"], HELD_UP)
     chosen: Rows = segments[(segments["cause"] == Cause.UNKNOWN) & np.isin(segments["code"], pools.unseen)]
     for thread in np.unique(segments["thread"][held]).tolist():

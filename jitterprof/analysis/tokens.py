@@ -24,4 +24,6 @@ def token_view(run: Run) -> Run:
     tokens = tokens[later]
     tokens["kind"] = Kind.REQUEST
     spec = replace(run.manifest.spec, workload=f"{run.manifest.spec.workload} (tokens)", slo_ns=None)
-    return replace(run, requests=tokens, manifest=replace(run.manifest, spec=spec))
+    # State clocks and /proc counters are of requests; a token has none of its own.
+    counted = {name: getattr(run, name)[:0] for name in ("clocks", "procfs", "states")}
+    return replace(run, requests=tokens, manifest=replace(run.manifest, spec=spec), **counted)

@@ -24,6 +24,8 @@ NONSENSE: tuple[tuple[Sequence[str], int, Sequence[str]], ...] = (
     (("--arrival", "replay:missing.txt"), 2, ("missing.txt", "one timestamp per line")),
     (("--arrival", "poisson:1000000", "--duration", "10h"), 2, ("at most 50,000,000",)),
     (("--seed", "-1"), 2, ("--seed", "jitterprof run --help")),
+    (("--keep", "some"), 2, ("--keep", "all, tail")),
+    (("--keep", "tail", "--probes", "clocks"), 2, ("--keep tail", "no events")),
     (("--duration", "0s"), 2, ("--duration 0s",)),
     (("--duration", "soon"), 2, ("soon", "30s")),
     (("--warmup", "-1s"), 2, ("-1s",)),

@@ -11,9 +11,11 @@ from jitterprof.analysis.evidence import Evidence, find_gaps
 from jitterprof.analysis.ledger import build_ledger
 from jitterprof.analysis.losses import Doubts, find_losses
 from jitterprof.analysis.parallel import on_all_cpus
+from jitterprof.analysis.piece_table import exchanged
 from jitterprof.analysis.segments import near
 from jitterprof.analysis.states import thread_states
 from jitterprof.analysis.timeline import build_timeline, request_edges
+from jitterprof.model.ledger import PIECE_DTYPE
 from tests import simulator
 from tests.simulator import Trace, simulate, without
 
@@ -80,3 +82,18 @@ def test_near_has_one_more_on_either_side(
 
 def test_parts_come_back_in_their_order() -> None:
     assert on_all_cpus(lambda number: number * number, range(100)) == [number * number for number in range(100)]
+
+
+PIECE = st.tuples(st.integers(0, 6), st.integers(0, 50), st.booleans())
+PIECES = st.lists(PIECE, max_size=30, unique_by=lambda piece: piece[:2])
+
+
+@given(PIECES, PIECES, st.integers(1, 8))
+def test_pieces_are_exchanged(old: list[tuple[int, int, bool]], new: list[tuple[int, int, bool]], size: int) -> None:
+    old = sorted(old)
+    pieces, added = np.zeros(len(old), PIECE_DTYPE), np.zeros(len(new), PIECE_DTYPE)
+    for table, rows in ((pieces, old), (added, new)):
+        table["row"], table["start_ns"] = np.array([row[:2] for row in rows], np.int64).reshape(-1, 2).T
+    out = np.array([goes for _, _, goes in old], bool)
+    expected = sorted([row[:2] for row in old if not row[2]] + [row[:2] for row in new])
+    assert exchanged(pieces, out, added, size)[["row", "start_ns"]].tolist() == expected

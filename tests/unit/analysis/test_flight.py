@@ -19,11 +19,12 @@ from jitterprof.analysis.flight import (
 )
 from jitterprof.analysis.session_ledger import session_ledger
 from jitterprof.analysis.spikes import MIN_BODY, select
+from jitterprof.analysis.tokens import token_view
 from jitterprof.analysis.unreported import unreported_switches
 from jitterprof.model.cause import CAUSE_IDS, Cause
 from jitterprof.model.event import GAP_DTYPE
 from jitterprof.model.ledger import Ledger
-from jitterprof.model.request import Phase
+from jitterprof.model.request import Kind, Phase
 from jitterprof.model.run import Health, RunSpec
 from jitterprof.model.stream import STATE_DTYPE, WINDOW_DTYPE, Why
 from jitterprof.store import Run
@@ -183,3 +184,20 @@ def test_a_switch_is_missing_only_within_a_window() -> None:
     assert unreported_switches(run) == 0
     inside = (int(events["ts"][3]), int(events["ts"][5]), -1, 0, 0, int(Why.LONG))
     assert unreported_switches(replace(run, windows=np.array([inside], WINDOW_DTYPE))) == 2
+
+
+def test_tokens_are_explained_from_events_alone() -> None:
+    requests = request_table(np.full(20, MS))
+    tokens = request_table(np.full(40, MS // 2), gap_ns=0)
+    tokens["intended_ns"] = tokens["start_ns"] = np.repeat(requests["start_ns"], 2) + np.tile([0, MS // 2], 20)
+    tokens["end_ns"] = tokens["start_ns"] + MS // 2
+    tokens["kind"], tokens["parent"] = Kind.TOKEN, np.repeat(requests["seq"], 2)
+    run = tail_run(requests, window(requests, 3, Why.SAMPLE), window(requests, 5, Why.TAIL))
+    view = token_view(replace(run, requests=np.concatenate([requests, tokens])))
+    assert view.requests["parent"].tolist() == list(range(20))
+    assert np.flatnonzero(detailed_rows(view)).tolist() == [3, 5]
+    sampled = sampled_rows(view)
+    assert sampled is not None
+    assert np.flatnonzero(sampled).tolist() == [3]
+    # The clocks of request 7 are not those of token 7.
+    assert causes(session_ledger(view), 7) == {("unknown", "not observed"): MS // 2}
