@@ -109,9 +109,11 @@ def _any_in(edges: Ints, at: npt.NDArray[np.intp], until: Ints, closed: bool) ->
 
 @dataclass(frozen=True, slots=True)
 class _Sleeper:
-    """Of one thread: when a chain of sleeps for one lock last ended, its latest sleep's lock, and the length so far."""
+    """Of one thread: when a chain of sleeps for one lock last ended, and since when a sleep is under way that ends one
+    (-1: none is); its latest sleep's lock, and the length of the chain so far."""
 
-    stop: int = -1
+    end: int = -1
+    pending: int = -1
     lock: int = 0
     length: int = 0
 
@@ -190,18 +192,33 @@ class Thinner:
         anchor = np.maximum.accumulate(np.where(first | ~same, number, 0))
         carried = np.array([one.length + 1 for one in known], np.int64)[of_sleep]
         length = number - anchor + np.where(same[anchor], carried, 0)
-        stops = sleeps[length % MAX_CHAIN == 0]
+        ends = sleeps[length % MAX_CHAIN == 0]
 
-        since = np.array([one.stop for one in known], np.int64)[thread]
-        if len(stops):
-            at = np.searchsorted(stops, np.arange(len(rows)), "left") - 1
-            here = stops[np.maximum(at, 0)]
-            since = np.where((at >= 0) & (thread[here] == thread), ts[here], since)
+        # What a sleep was for shows when it is over: a chain's end counts from the switch after it, maybe rounds later.
+        pending = np.flatnonzero([one.pending >= 0 for one in known])
+        old = np.searchsorted(tid, tids) + np.bincount(thread, ~fresh).astype(np.int64) - 1
+        end = np.append(np.array([known[one].pending for one in pending.tolist()], np.int64), ts[ends])
+        whose = np.append(pending, thread[ends])
+        after = np.searchsorted(switch, np.append(old[pending], ends), "right")
+        over_at = np.append(switch, len(rows))[after]
+        over = np.append(thread, -1)[over_at] == whose
+        order = np.argsort(over_at[over], kind="stable")
+        passed, value = over_at[over][order], end[over][order]
+        since = np.array([one.end for one in known], np.int64)[thread]
+        if len(passed):
+            at = np.searchsorted(passed, np.arange(len(rows)), "left") - 1
+            inside = np.maximum(at, 0)
+            since = np.where((at >= 0) & (thread[passed[inside]] == thread), value[inside], since)
         keep[place] |= fresh & self.kept.ends_in(since, ts)
-        for one in np.flatnonzero(np.append(first[1:], True)[: len(sleeps)]).tolist():
-            at_sleep = sleeps[one]
-            stop = ts[at_sleep] if length[one] % MAX_CHAIN == 0 else since[at_sleep]
-            self._sleepers[int(tid[at_sleep])] = _Sleeper(int(stop), int(lock[one]), int(length[one]))
+
+        last_lock = dict(zip(of_sleep.tolist(), zip(lock.tolist(), length.tolist(), strict=True), strict=True))
+        ended = dict(zip(thread[passed].tolist(), value.tolist(), strict=True))
+        waits = dict(zip(whose[~over].tolist(), end[~over].tolist(), strict=True))
+        for one in {*last_lock, *ended}:
+            before_lock = (known[one].lock, known[one].length)
+            self._sleepers[int(tids[one])] = _Sleeper(
+                ended.get(one, known[one].end), waits.get(one, -1), *last_lock.get(one, before_lock)
+            )
         dead: Ints = np.unique(tid[sleeps][state[sleeps] & _DEAD != 0])
         for gone in dead.tolist():
             del self._sleepers[gone]
