@@ -101,7 +101,8 @@ def test_requests_with_full_detail_have_the_ledger_of_all_records(everything: Re
     sampled = sampled_rows(few)
     assert sampled is not None
     assert sampled.sum() >= 200
-    assert len(few.events) < 0.5 * len(full.events)
+    # In ten seconds the beginning and the first draws of the sample are much of the session.
+    assert len(few.events) < 0.7 * len(full.events)
     assert not len(few.losses)
     assert full.manifest.health.loss.total == 0
     wanted = _pieces(build_ledger(full.requests, evidence_of(full.manifest, full.events, full.gc)), detailed)
@@ -114,7 +115,7 @@ def test_a_session_that_keeps_the_tail(everything: Recorded, tail: Recorded) -> 
     assert run.manifest.health.loss.total == 0
     assert not len(run.losses)
     assert run.manifest.oracles["records"] > run.manifest.oracles["kept_records"] == len(run.events)
-    assert len(run.events) < 0.6 * len(everything.run.events)
+    assert len(run.events) < 0.8 * len(everything.run.events)
     measured = run.requests["phase"] == Phase.MEASURED
     # Every request has its state clocks.
     clocked = run.states[run.states["phase"] == Phase.MEASURED]
