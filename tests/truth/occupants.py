@@ -52,7 +52,7 @@ def foreign_spans(run: Run, helpers: tuple[str, ...] = ()) -> Foreign:
     kind = events["kind"]
     away = kind == EventKind.SWITCH_OUT
     runnable = away & ((events["flags"] & OutFlag.PREEMPT != 0) | (events["a"] & _LOW32 == 0))
-    queued = np.isin(kind, (EventKind.WAKEUP, EventKind.MIGRATE))
+    queued = np.isin(kind, (EventKind.WAKING, EventKind.WAKEUP, EventKind.MIGRATE))
     chosen = np.flatnonzero(away | queued | np.isin(kind, (EventKind.SWITCH_IN, EventKind.OCCUPY)))
     # Who has the CPU from this record on, 0 where no victim wants it or a victim has it.
     occupant = np.zeros(len(events), np.int64)

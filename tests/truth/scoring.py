@@ -18,7 +18,8 @@ from jitterprof.store import Run
 
 #: How long after a pulse its effects may last (a drained queue, an evicted page).
 TAIL_NS = 2_000_000
-#: A pulse says nothing about its injector when foreign tasks took more of it than this, or than this share of it.
+#: A pulse says nothing about its injector when foreign tasks took more of it than this, or than this share of it. Of a
+#: control they may not take a share: there is nothing that it could be small against.
 FOREIGN_NS, FOREIGN_SHARE = 30_000, 0.1
 #: What a control may name, and what it may be blamed on.
 NO_FAULT = ("run", "steal", "unknown")
@@ -140,7 +141,7 @@ def score_case(case: Case, run: Run, pulses: list[dict[str, Any]]) -> list[Score
                 t0,
                 t1,
                 took,
-                took <= max(FOREIGN_NS, FOREIGN_SHARE * (t1 - t0)),
+                took <= (FOREIGN_NS if case.fault.control else max(FOREIGN_NS, FOREIGN_SHARE * (t1 - t0))),
                 visible,
                 int(at.seq[worst]),
                 excess,
@@ -183,7 +184,7 @@ def _true_ns(case: Case, row: dict[str, Any], at: Measured) -> tuple[int, npt.ND
             # nothing.
             return int(row["cpu_ns"]), inside
         case Truth.WAITED:
-            return span - int(row["cpu_ns"]), inside
+            return span - int(row["victim_cpu_ns"]), inside
         case Truth.DOSE:
             return int(row["dose_ns"]), inside
         case Truth.SPAN:

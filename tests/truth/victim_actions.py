@@ -17,7 +17,8 @@ from program import build
 
 PAGE = mmap.PAGESIZE
 ANON_BYTES = 32 << 20
-COLD_BYTES = 16 << 20
+#: Read once from end to end, page by page in a random order, before anything has to be dropped from the cache.
+COLD_BYTES = 64 << 20
 #: What an action takes that was asked for without a dose.
 PAGES, READS, HELD_NS, SLEEP_NS, WORK_NS, GC_NS = 1024, 64, 5_000_000, 5_000_000, 4_000_000, 2_000_000
 #: Objects that one collection looks at, and floats of a step of additional work.
@@ -147,10 +148,12 @@ class Actions:
     def _cold_file(self, pulse: int, dose_ns: int) -> Span:
         # Scattered small reads, each a wait of its own: one large read would cost more in copying than in waiting.
         reads = _count(dose_ns, self._costs.read, READS, len(self._offsets))
-        chosen = [self._offsets[(self._read + number) % len(self._offsets)] for number in range(reads)]
+        if self._read + reads > len(self._offsets):
+            # All of it: a folio that reaches out of the advised range stays, and ext4's are large.
+            os.posix_fadvise(self._cold, 0, 0, os.POSIX_FADV_DONTNEED)
+            self._read = 0
+        chosen = self._offsets[self._read : self._read + reads]
         self._read += reads
-        # All of it: a folio that reaches out of the advised range stays, and ext4's are large.
-        os.posix_fadvise(self._cold, 0, 0, os.POSIX_FADV_DONTNEED)
         t0, cpu = time.monotonic_ns(), time.thread_time_ns()
         for offset in chosen:
             os.pread(self._cold, PAGE, offset)
@@ -191,7 +194,9 @@ class Actions:
     def _lock(self, kind: int) -> Callable[[int, int], Span]:
         def take(pulse: int, dose_ns: int) -> Span:
             if self._locks is None:
+                # Starting threads takes a while: that is not the request in which the victim waits.
                 self._locks = Locks(self._control)
+                return None
             return self._locks.take(kind, pulse, dose_ns or HELD_NS)
 
         return take

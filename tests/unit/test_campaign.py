@@ -91,7 +91,7 @@ def test_foreign_time_is_what_others_had_while_a_victim_wanted_the_cpu() -> None
         (500, 1, EventKind.SWITCH_IN, 0, 10, 30, 0),
         # Asleep: who runs then takes nothing, until a wake-up.
         (600, 1, EventKind.SWITCH_OUT, 0, 10, 30, 1),
-        (900, 0, EventKind.WAKEUP, 0, 10, 0, 1 | 30 << 32),
+        (900, 0, EventKind.WAKING, 0, 10, 0, 1 | 30 << 32),
         (950, 1, EventKind.SWITCH_IN, 0, 10, 30, 0),
         # A thread of the victim's own is nobody else.
         (1000, 1, EventKind.SWITCH_OUT, OutFlag.PREEMPT, 10, 11, 0),

@@ -1,6 +1,6 @@
 """Faults that the victim commits itself, one request per pulse: it is asked through its control file and answers there.
 
-t0 and t1 are the victim's own clock readings around the action, cpu_ns the CPU time of its thread between them. Without
+t0 and t1 are the victim's own clock readings around the action, victim_cpu_ns its CPU time between them. Without
 --pulse-ms an action takes as long as tests/truth/victim_actions.py says.
 """
 
@@ -34,6 +34,6 @@ if __name__ == "__main__":
                 sys.exit(f"victim_side: the victim did not answer pulse {number}")
             time.sleep(0.001)
         t0_ns, t1_ns, cpu_ns = control.answered(number)
-        return {"t0_ns": t0_ns, "t1_ns": t1_ns, "cpu_ns": cpu_ns, "dose_ns": dose_ns}
+        return {"t0_ns": t0_ns, "t1_ns": t1_ns, "victim_cpu_ns": cpu_ns, "dose_ns": dose_ns}
 
     pulses(plan, pulse)
