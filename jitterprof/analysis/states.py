@@ -24,6 +24,7 @@ from jitterprof.analysis.segments import (
     ordered,
     union,
 )
+from jitterprof.analysis.sightings import INFERRED, with_sightings
 from jitterprof.model.cause import Cause
 from jitterprof.model.event import (
     EVENT_DTYPE,
@@ -56,8 +57,8 @@ class History:
     end: int
 
     @staticmethod
-    def of(evidence: Evidence) -> "History":
-        """Sort out the records of every thread that was ever switched in or out."""
+    def of(evidence: Evidence, anchors: Anchors) -> "History":
+        """Sort out the records of every thread that was ever switched in or out. `anchors` name threads by tid."""
         events = evidence.events
         tids = np.unique(events["tid"][evidence.rows(*_SWITCHES)])
         rows = evidence.rows(*_SWITCHES, *_QUEUE)
@@ -72,6 +73,7 @@ class History:
         records[np.arange(len(rows)) + thread + 1] = events.take(rows[order])
         heads = np.searchsorted(thread, np.arange(len(tids))) + np.arange(len(tids))
         records["tid"][heads], records["ts"][heads], records["kind"][heads] = tids, evidence.window[0], _HEAD
+        records = with_sightings(records, evidence, anchors)
         left = np.flatnonzero(np.isin(records["kind"], (_HEAD, *_SWITCHES)))
         return History(tids.astype(np.int64), records, left, evidence.window[1])
 
@@ -102,6 +104,7 @@ class History:
             end=np.where(inner, after["ts"].astype(np.int64), self.end),
             right=np.where(inner, after["kind"], 0).astype(np.int64),
             right_cpu=np.where(inner, after["cpu"], -1).astype(np.int64),
+            inferred=inner & (after["kind"] == EventKind.SWITCH_IN) & (after["flags"] == INFERRED),
         )
 
 
@@ -111,8 +114,9 @@ class Episodes:
 
     `records`: theirs, and the one after them. `left`: index in `records` of the switch (or _HEAD) that opens an
     episode, `limit`: one past the last record that belongs to it. `opener`: the record that opens it. `right`: kind of
-    the switch that ends it (0: the recording ends), `right_cpu`: its CPU. `thread`: index into `tids`. `before`: how
-    many episodes stand at the beginning only to show what came before the others.
+    the switch that ends it (0: the recording ends), `right_cpu`: its CPU, `inferred`: it came before that, nobody knows
+    when. `thread`: index into `tids`. `before`: how many episodes stand at the beginning only to show what came before
+    the others.
     """
 
     tids: Ints
@@ -126,6 +130,7 @@ class Episodes:
     end: Ints
     right: Ints
     right_cpu: Ints
+    inferred: Flags
 
     def those(self, chosen: Flags) -> Ints:
         """Which episodes are chosen, without those that only stand before the others."""
@@ -195,7 +200,7 @@ PART = 1 << 16
 
 def thread_states(evidence: Evidence, anchors: Anchors, losses: Losses, coder: Coder, part: int = PART) -> States:
     """The states of every victim thread. `anchors` name threads by tid. `part`: see PART."""
-    history = History.of(evidence)
+    history = History.of(evidence, anchors)
     known = Circumstances.of(history.tids, evidence, anchors, losses, coder)
     found = on_all_cpus(lambda episodes: _states(episodes, known.around(episodes)), history.parts(part))
     rows = [np.zeros(0, SEGMENT_DTYPE)]
@@ -441,7 +446,7 @@ def _certain_until(
         next_end(known.faults, episodes.thread[spans.episode], spans.start), known.evidence.window[1]
     )
     fault_lost = blocked.doubtful & asleep & (losses.first(spans.start, np.maximum(fault_end, spans.start)) != FOREVER)
-    never_known = vanished | unmatched | (spans.raced & hit)
+    never_known = vanished | unmatched | episodes.inferred[spans.episode] | (spans.raced & hit)
     sleep_void = never_known | fault_lost | (is_head & hit)
     # So may have been a WAKING that is seen, if the thread ran once more before the one that seems to end its sleep.
     sleep_void |= (asleep & blocked.by_waker | early) & (in_sleep != FOREVER)
