@@ -86,13 +86,25 @@ def _recorded_names(records: npt.NDArray[np.void]) -> dict[int, str]:
     return {group: f"{names.get((group, 1), '')}/{name}" for (group, level), name in names.items() if level == 0}
 
 
+#: With autogroups the scheduler first shares a CPU among sessions, and idle priority counts inside ours alone; the
+#: group has a nice value of its own (man 7 sched). It is gone with the session, which is this process.
+_AUTOGROUP = Path("/proc/self/autogroup")
+
+
 def _be_quiet() -> None:
     os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    _weigh_autogroup("19")
 
 
 def _be_prompt() -> None:
     # Leaving SCHED_IDLE needs CAP_SYS_NICE; without it we never entered with that problem (root only).
     os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+    _weigh_autogroup("0")
+
+
+def _weigh_autogroup(nice: str) -> None:
+    if _AUTOGROUP.exists():
+        _AUTOGROUP.write_text(nice)
 
 
 @dataclass(frozen=True, slots=True)
