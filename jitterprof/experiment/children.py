@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,6 +50,15 @@ class Child:
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
+        self._end_descendants()
+
+    def _end_descendants(self) -> None:
+        """A workload may have started processes of its own, which inherit its deafness to signals: they are of its
+        session, so of its process group unless they chose to leave it."""
+        # The number of a group that still has members is not given out again; of one that has none it may be.
+        if not Path(f"/proc/{self.process.pid}").exists():
+            with suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
 
 
 def start_child(module: str, log: Path, environment: Mapping[str, str]) -> Child:

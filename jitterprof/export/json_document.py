@@ -6,6 +6,7 @@ from dataclasses import asdict
 from jitterprof.analysis.blame import BlameRow
 from jitterprof.analysis.explanation import Explanation, Spike
 from jitterprof.analysis.health import HealthReport
+from jitterprof.analysis.inflation import Inflation
 from jitterprof.model.run import Quantiles
 
 JSON_SCHEMA = 1
@@ -30,6 +31,7 @@ def explanation_document(explanation: Explanation) -> dict[str, object]:
         "episodes": [asdict(episode) for episode in explanation.episodes],
         "counterfactual": [asdict(row) for row in explanation.counterfactuals],
         "utilisation": round(explanation.utilisation, _SHARE_DIGITS),
+        "inflation": _inflation(explanation.health.inflation),
     }
 
 
@@ -60,6 +62,14 @@ def _spike(spike: Spike) -> dict[str, object]:
     document = asdict(spike)
     document["ledger"] = [asdict(part) for part in spike.ledger]
     return document
+
+
+def _inflation(inflation: Inflation) -> dict[str, object]:
+    return {
+        "excess_ns": inflation.excess_ns,
+        "rows": [asdict(row) for row in inflation.rows],
+        "neighbours": [asdict(one) | {"kind": one.kind.name.lower()} for one in inflation.neighbours],
+    }
 
 
 def _health(health: HealthReport) -> dict[str, object]:

@@ -7,13 +7,14 @@ import numpy.typing as npt
 
 from jitterprof.errors import RunFileError
 from jitterprof.model.cause import CAUSE_IDS
-from jitterprof.model.ledger import Ledger
+from jitterprof.model.ledger import Basis, Ledger
 from jitterprof.store import tables
 
 
 def write_ledger(path: Path, ledger: Ledger, requests: npt.NDArray[np.void]) -> None:
     """Write `path`/ledger.parquet, one row per piece: columns seq, kind, phase (of its request), start_ns, ns,
-    calibrated_ns, cause, culprit, observer, tid, cpu. Cause and culprit are strings. Raises RunFileError (disk full).
+    calibrated_ns, cause, culprit, observer, tid, cpu, basis, origin_seq. Cause, culprit and basis are strings. Raises
+    RunFileError (disk full).
     """
     pieces = ledger.pieces
     owner = requests[pieces["row"]] if len(pieces) else requests[:0]
@@ -29,6 +30,8 @@ def write_ledger(path: Path, ledger: Ledger, requests: npt.NDArray[np.void]) -> 
         "observer": np.asarray(ledger.observer, bool)[pieces["culprit"]],
         "tid": np.ascontiguousarray(pieces["tid"]),
         "cpu": np.ascontiguousarray(pieces["cpu"]),
+        "basis": tables.names_by_code(pieces["basis"], tuple(basis.name.lower() for basis in Basis)),
+        "origin_seq": np.where(pieces["origin"] >= 0, requests["seq"][np.maximum(pieces["origin"], 0)], -1),
     }
     try:
         tables.write_columns(path / "ledger.parquet", columns)

@@ -204,6 +204,7 @@ def test_json_has_the_documented_keys_and_integer_times() -> None:
     document = json.loads(explanation_json(BUSY))
     assert list(document) == [
         "schema", "session", "latency", "causes", "spikes", "health", "episodes", "counterfactual", "utilisation",
+        "inflation",
     ]  # fmt: skip
     assert set(document["spikes"][0]) == {
         "seq", "intended_start_ns", "start_ns", "end_ns", "response_ns", "baseline_ns", "excess_ns", "top_cause",
