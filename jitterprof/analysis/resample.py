@@ -23,6 +23,9 @@ CORRELATIONS = 4
 #: Fewer blocks, or fewer separate clusters of requests in the tail, carry no interval.
 MIN_BLOCKS = 8
 MIN_CLUSTERS = 20
+#: The groups above a lower threshold, this many times as likely to be exceeded, are more and so counted more surely.
+#: Without them the sessions that by chance show enough groups would get an interval, and they are the unusual ones.
+LOWER_TAIL = 5
 #: From this quantile on its interval depends on the number of clusters above it.
 _TAIL_FROM = 0.9
 _Z = 1.96
@@ -101,8 +104,10 @@ def intervals(response: Ints, levels: tuple[float, ...], blocks: Blocks, seed: i
         bounds = [low[number], exact[number], high[number]]
         if level >= _TAIL_FROM:
             groups = clusters(response, float(exact[number]), blocks.lag)
-            if groups < MIN_CLUSTERS:
-                reason = f"only {groups} separate groups of requests above p{100 * level:g}"
+            lower = float(np.quantile(response, 1 - LOWER_TAIL * (1 - level)))
+            expected = clusters(response, lower, blocks.lag) // LOWER_TAIL
+            if min(groups, expected) < MIN_CLUSTERS:
+                reason = f"only {min(groups, expected)} separate groups of requests above p{100 * level:g}"
                 found.append(Interval(None, None, reason))
                 continue
             # With few groups the resamples vary too little: how many groups a session has is itself by chance.
