@@ -12,15 +12,18 @@ import numpy.typing as npt
 
 from jitterprof.analysis.calibration import HostCosts
 from jitterprof.analysis.cost_regression import HiddenCost, regress
-from jitterprof.analysis.culprits import LOST_NAME
+from jitterprof.analysis.event_costs import Counts, UsualCounts, event_costs, fitting
 from jitterprof.analysis.event_counts import EVENT_CLASSES, ClassedEvents, Ints
-from jitterprof.analysis.piece_table import exchanged
+from jitterprof.analysis.parallel import on_all_cpus, slices
+from jitterprof.analysis.run_cuts import CLASSES, Bills, cut_run
+from jitterprof.analysis.segments import Rows
 from jitterprof.analysis.spikes import MIN_BODY, measured_rows
 from jitterprof.analysis.stragglers import Verdict, granted, judge, with_culprits
 from jitterprof.model.cause import Cause
-from jitterprof.model.ledger import Basis, Ledger
+from jitterprof.model.ledger import PIECE_DTYPE, Basis, Ledger
 
-_CLASSES = len(EVENT_CLASSES)
+#: Requests that are worked on at once.
+_BLOCK = 1 << 14
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,36 +60,32 @@ def bill_run_excess(
     run = run_excess(requests, ledger)
     mine = requests.take(run.rows)
     classed = ClassedEvents.of(events)
-    counts = classed.count(mine, mine["tid"])
+    counts = _own_counts(mine, classed)
     costs = regress(mine, classed, counts, run.excess, run.shape, seed)
-    price = np.zeros(_CLASSES) if host is None else host.ns.copy()
+    price = np.zeros(CLASSES) if host is None else host.ns.copy()
     for cost in costs:
         if cost.used:
             price[EVENT_CLASSES.index(cost.event_class)] = cost.ns
     lost = _missing(mine, gaps)
-    left = np.maximum(run.excess, 0)
-    wanted = _costs(counts, lost, run.shape, price)
-    own = _fitting(wanted, left)
-    left = left - own.sum(axis=1)
-    unpaid = wanted.sum(axis=1) - own.sum(axis=1)
-
-    helpers = np.zeros_like(own)
-    straggler = np.zeros(len(mine), np.int64)
+    own = _Met(counts, UsualCounts.of(counts, lost, run.shape), np.zeros(0, np.int64))
+    pool, heard = None, _Heard.none()
     if claims is not None:
-        ledger, asked, paid = _grant(requests, ledger, claims, run, left)
-        left = left - paid
-        straggler, counts = _worst_helper(mine, classed, claims, price)
-        wanted = _costs(counts, lost, run.shape, price)
-        # With records missing it might have been another one.
-        wanted[lost > 0, -1] = wanted[lost > 0].sum(axis=1)
-        wanted[lost > 0, :-1] = 0
-        helpers = _fitting(wanted, left)
-        unpaid += asked - paid + wanted.sum(axis=1) - helpers.sum(axis=1)
-    unknown = own[:, -1] + helpers[:, -1] + np.minimum(unpaid, run.doubt).astype(np.int64)
-    bill = np.column_stack([own[:, :-1], helpers[:, :-1], unknown])
-    if bill.any():
-        ledger = _move(ledger, run.rows, bill, len(requests), straggler)
-    return ledger, costs
+        tid, counts = _worst_helper(mine, classed, claims, price)
+        pool = _Met(counts, UsualCounts.of(counts, lost, run.shape), tid)
+        heard = _heard(claims, run, len(requests))
+    # Nobody else's running time was longer than usual.
+    longer = np.flatnonzero((run.excess > 0) | (run.doubt > 0))
+    found = on_all_cpus(
+        lambda part: _bill(run, lost, price, own, pool, heard, longer[part]), slices(len(longer), _BLOCK)
+    )
+    if not found:
+        return ledger, costs
+    taken = np.concatenate([part for part, _ in found])
+    bills = Bills.joined([part for _, part in found])
+    if claims is not None and len(taken):
+        ledger, index = with_culprits(ledger, claims.culprits, claims.observer)
+        taken["culprit"] = index[taken["culprit"]]
+    return cut_run(ledger, taken, bills), costs
 
 
 def run_excess(requests: npt.NDArray[np.void], ledger: Ledger) -> RunExcess:
@@ -110,91 +109,122 @@ def run_excess(requests: npt.NDArray[np.void], ledger: Ledger) -> RunExcess:
     return RunExcess(rows, excess, doubt, usual, shape)
 
 
-def _costs(
-    counts: Ints, lost: Ints, shape: npt.NDArray[np.intp], price: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float64]:
-    """float64[requests, classes + 1], ns: what the events beyond the median of the shape cost (the others are in its
-    usual running time), and last, what those may cost that are missing, of which there may be `lost` per request."""
-    cost = np.zeros((len(counts), _CLASSES + 1))
-    for number in range(int(shape.max(initial=-1)) + 1):
-        mine = shape == number
-        least = np.median(counts[mine], axis=0)
-        most = np.median(counts[mine] + lost[mine, None], axis=0)
-        certain, possible = (np.maximum(counts[mine] - np.ceil(usual), 0) * price for usual in (most, least))
-        cost[mine, :-1] = certain
-        cost[mine, -1] = (possible - certain).sum(axis=1) + lost[mine] * price.max(initial=0.0)
-    return cost
+@dataclass(frozen=True, slots=True)
+class _Met:
+    """Events that the requests met on one thread each: `counts`, what is usual, and the `tid`, where it is another."""
+
+    counts: Counts
+    usual: UsualCounts
+    tid: Ints
 
 
-def _fitting(bill: npt.NDArray[np.float64], allowed: Ints) -> Ints:
-    """`bill` (requests, classes) in whole ns, each row scaled down to what it is `allowed`."""
-    total = bill.sum(axis=1)
-    share = np.divide(np.minimum(total, allowed), total, out=np.zeros(len(total)), where=total > 0)
-    whole: Ints = np.floor(bill * share[:, None]).astype(np.int64)
-    return whole
+@dataclass(frozen=True, slots=True)
+class _Heard:
+    """Claims that are not refuted, PIECE_DTYPE by (row, start), and their rows; and whose (tid) are confirmed."""
+
+    claims: Rows
+    row: Ints
+    confirmed: list[int]
+
+    @staticmethod
+    def none() -> "_Heard":
+        return _Heard(np.empty(0, PIECE_DTYPE), np.empty(0, np.int64), [])
 
 
-def _grant(
-    requests: npt.NDArray[np.void], ledger: Ledger, claims: Ledger, run: RunExcess, left: Ints
-) -> tuple[Ledger, Ints, Ints]:
-    """Replace running time by the claims on it that `left` allows; and what was claimed and granted, per request."""
-    usual, excess, budget = (np.full(len(requests), -1, np.int64) for _ in range(3))
-    usual[run.rows], excess[run.rows], budget[run.rows] = run.usual, run.excess, left
+def _heard(claims: Ledger, run: RunExcess, size: int) -> _Heard:
+    usual, excess = (np.full(size, -1, np.int64) for _ in range(2))
+    usual[run.rows], excess[run.rows] = run.usual, run.excess
     verdicts = judge(claims.pieces, excess, usual)
     refuted = [tid for tid, verdict in verdicts.items() if verdict == Verdict.REFUTED]
     confirmed = [tid for tid, verdict in verdicts.items() if verdict == Verdict.CONFIRMED]
     heard = claims.pieces.compress(~np.isin(claims.pieces["tid"], refuted))
-    taken = granted(heard, np.maximum(budget, 0))
-    asked, paid = (np.bincount(of["row"], of["ns"], len(requests)).astype(np.int64)[run.rows] for of in (heard, taken))
-    if not len(taken):
-        return ledger, asked, paid
-    ledger, index = with_culprits(ledger, claims.culprits, claims.observer)
-    taken["culprit"] = index[taken["culprit"]]
-    taken["basis"] = np.where(np.isin(taken["tid"], confirmed), int(Basis.POOL), int(Basis.POOL_GUESS))
-    return Ledger(_replaced(ledger.pieces, taken), ledger.culprits, ledger.observer), asked, paid
+    return _Heard(heard, np.ascontiguousarray(heard["row"]), confirmed)
 
 
-def _replaced(pieces: npt.NDArray[np.void], taken: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
-    """`pieces` with `taken` cut out of the pieces that they lie in; both by (row, start)."""
-    # Both as positions on one axis, on which the pieces of all rows follow each other.
-    ends = np.cumsum(pieces["ns"])
-    key = np.concatenate([pieces["row"], taken["row"]]), np.concatenate([pieces["start_ns"], taken["start_ns"]])
-    order = np.lexsort((np.arange(len(key[0])) >= len(pieces), key[1], key[0]))
-    of_pieces = np.cumsum(order < len(pieces)) - 1
-    holder = np.empty(len(order), np.int64)
-    holder[order] = of_pieces
-    inside = holder[len(pieces) :]
-    begin = ends[inside] - pieces["ns"][inside] + (taken["start_ns"] - pieces["start_ns"][inside])
-    hit = np.unique(inside)
-    # What is left of a piece lies between its begin or the end of a claim, and the next claim or its end.
-    lefts = np.sort(np.concatenate([ends[hit] - pieces["ns"][hit], begin + taken["ns"]]))
-    rights = np.sort(np.concatenate([begin, ends[hit]]))
-    source = np.searchsorted(ends, lefts, "right")
-    source = np.minimum(source, len(pieces) - 1)
-    rest = pieces.take(source)
-    rest["start_ns"] += lefts - (ends[source] - pieces["ns"][source])
-    rest["ns"] = rights - lefts
-    out = np.zeros(len(pieces), bool)
-    out[hit] = True
-    return exchanged(pieces, out, np.concatenate([rest.compress(rights > lefts), taken]))
+def _bill(
+    run: RunExcess,
+    lost: Ints,
+    price: npt.NDArray[np.float64],
+    own: _Met,
+    pool: _Met | None,
+    heard: _Heard,
+    some: npt.NDArray[np.intp],
+) -> tuple[Rows, Bills]:
+    """What took the excess of `some` of the measured requests: the claims that are granted, and the bills."""
+    lost, shape, left = lost[some], run.shape[some], np.maximum(run.excess[some], 0)
+    wanted = event_costs(own.counts[some], lost, shape, own.usual, price)
+    ours = fitting(wanted, left)
+    left = left - ours.sum(axis=1)
+    unpaid = wanted.sum(axis=1) - ours.sum(axis=1)
+
+    taken, helpers, straggler = _Heard.none().claims, np.zeros_like(ours), np.zeros(len(some), np.int64)
+    if pool is not None:
+        taken, asked, paid = _grant(heard, run.rows[some], left)
+        left = left - paid
+        straggler = pool.tid[some]
+        wanted = event_costs(pool.counts[some], lost, shape, pool.usual, price)
+        # With records missing it might have been another one.
+        wanted[lost > 0, -1] = wanted[lost > 0].sum(axis=1)
+        wanted[lost > 0, :-1] = 0
+        helpers = fitting(wanted, left)
+        unpaid += asked - paid + wanted.sum(axis=1) - helpers.sum(axis=1)
+    unknown = ours[:, -1] + helpers[:, -1] + np.minimum(unpaid, run.doubt[some]).astype(np.int64)
+    bill = np.column_stack([ours[:, :-1], helpers[:, :-1], unknown])
+    return taken, Bills.of(run.rows[some], bill, straggler)
+
+
+def _grant(heard: _Heard, rows: npt.NDArray[np.intp], left: Ints) -> tuple[Rows, Ints, Ints]:
+    """The claims on the running time of `rows` that `left` allows; and what was claimed and granted, per row."""
+    first, size = int(rows[0]), int(rows[-1] - rows[0]) + 1
+    claims = heard.claims[slice(*np.searchsorted(heard.row, [first, first + size]))].copy()
+    claims["row"] -= first
+    budget = np.zeros(size, np.int64)
+    budget[rows - first] = left
+    taken = granted(claims, budget)
+    asked, paid = (np.bincount(of["row"], of["ns"], size).astype(np.int64)[rows - first] for of in (claims, taken))
+    taken["row"] += first
+    taken["basis"] = np.where(np.isin(taken["tid"], heard.confirmed), int(Basis.POOL), int(Basis.POOL_GUESS))
+    return taken, asked, paid
+
+
+def _own_counts(mine: npt.NDArray[np.void], classed: ClassedEvents) -> Counts:
+    """int32[requests, classes]: events on the serving threads."""
+    counts = np.zeros((len(mine), CLASSES), np.int32)
+
+    def count(part: slice) -> None:
+        counts[part] = classed.count(mine[part], mine["tid"][part])
+
+    on_all_cpus(count, slices(len(mine), _BLOCK))
+    return counts
 
 
 def _worst_helper(
     mine: npt.NDArray[np.void], classed: ClassedEvents, claims: Ledger, price: npt.NDArray[np.float64]
-) -> tuple[Ints, Ints]:
-    """Per measured request the pool thread whose events cost most, and how many they were: int64[n, classes]."""
-    tid, most = np.zeros(len(mine), np.int64), np.zeros(len(mine))
-    worst = np.zeros((len(mine), _CLASSES), np.int64)
-    for helper in np.unique(claims.pieces["tid"]).tolist():
-        counts = np.zeros_like(worst)
-        # Requests on several serving threads overlap; those of one do not.
-        for server in np.unique(mine["tid"]).tolist():
-            served = np.flatnonzero(mine["tid"] == server)
-            counts[served] = classed.count(mine[served], np.full(len(served), helper))
-        cost = counts @ price
-        larger = cost > most
-        worst[larger], most[larger], tid[larger] = counts[larger], cost[larger], helper
+) -> tuple[Ints, Counts]:
+    """Per measured request the pool thread whose events cost most, and how many they were: int32[requests, classes]."""
+    tid = np.zeros(len(mine), np.int64)
+    worst = np.zeros((len(mine), CLASSES), np.int32)
+    helpers = np.unique(claims.pieces["tid"]).tolist()
+
+    def find(part: slice) -> None:
+        most = np.zeros(part.stop - part.start)
+        for helper in helpers:
+            counts = _helper_counts(mine[part], classed, helper)
+            cost = (counts * price).sum(axis=1)
+            larger = cost > most
+            worst[part][larger], most[larger], tid[part][larger] = counts[larger], cost[larger], helper
+
+    on_all_cpus(find, slices(len(mine), _BLOCK))
     return tid, worst
+
+
+def _helper_counts(mine: npt.NDArray[np.void], classed: ClassedEvents, helper: int) -> Counts:
+    counts = np.zeros((len(mine), CLASSES), np.int32)
+    # Requests on several serving threads overlap; those of one do not.
+    for server in np.unique(mine["tid"]).tolist():
+        served = np.flatnonzero(mine["tid"] == server)
+        counts[served] = classed.count(mine.take(served), np.full(len(served), helper))
+    return counts
 
 
 def _missing(mine: npt.NDArray[np.void], gaps: npt.NDArray[np.void] | None) -> Ints:
@@ -209,83 +239,3 @@ def _missing(mine: npt.NDArray[np.void], gaps: npt.NDArray[np.void] | None) -> I
         return until
 
     return lost_until(gaps["start_ns"], mine["end_ns"]) - lost_until(gaps["end_ns"], mine["start_ns"])
-
-
-def _move(ledger: Ledger, rows: npt.NDArray[np.intp], bill: Ints, size: int, straggler: Ints) -> Ledger:
-    """Cut `bill` out of the beginning of each request's running time.
-
-    `bill`: int64[rows, 2 * classes + 1]: own events, those of the `straggler` (tid per row), records that are missing.
-    """
-    pieces = ledger.pieces
-    paying = bill.any(axis=1)
-    rows, bill, straggler = rows[paying], bill[paying], straggler[paying]
-    pays = np.zeros(size, bool)
-    pays[rows] = True
-    is_run = (pieces["cause"] == Cause.RUN) & pays[pieces["row"]]
-    run = pieces.compress(is_run)
-    # All running time on one axis; a request's own begins at `begin[row]`.
-    piece_end = np.cumsum(run["ns"])
-    piece_begin = piece_end - run["ns"]
-    total = np.zeros(size, np.int64)
-    np.add.at(total, run["row"], run["ns"])
-    begin = np.cumsum(total) - total
-    segment_end = begin[rows][:, None] + np.cumsum(bill, axis=1)
-    edges = np.unique(np.concatenate([[0], piece_end, segment_end.reshape(-1)]))
-    start, length = edges[:-1], np.diff(edges)
-    source = np.searchsorted(piece_end, start, "right")
-    parts = run.take(source)
-    parts["start_ns"] += start - piece_begin[source]
-    parts["ns"] = length
-    # Segments lie in the order of their requests, so one search finds the segment of a part; past the last of its own
-    # request it is running time still.
-    columns = bill.shape[1]
-    segment = np.searchsorted(segment_end.reshape(-1), start, "right")
-    place = np.full(size, -1, np.int64)
-    place[rows] = np.arange(len(rows))
-    payer = place[parts["row"]]
-    billed = segment // columns == payer
-    column = segment[billed] % columns
-    ours, missing = column < _CLASSES, column == columns - 1
-    number = np.where(missing, _CLASSES, column % _CLASSES)
-    culprit, names = _culprits(ledger, size, parts["row"][billed], number)
-    parts["cause"][billed] = np.array([*(one.cause for one in EVENT_CLASSES), Cause.UNKNOWN], np.uint8)[number]
-    parts["culprit"][billed] = culprit
-    # A run piece may have been billed by an earlier calibration; here it is billed in full or not at all.
-    parts["calibrated_ns"] = 0
-    parts["calibrated_ns"][billed] = np.where(missing, 0, length[billed])
-    parts["basis"][billed] = np.select([missing, ours], [int(Basis.MEASURED), int(Basis.CALIBRATED)], int(Basis.POOL))
-    for name, theirs in (("tid", straggler[payer[billed]]), ("cpu", -1)):
-        parts[name][billed] = np.where(ours | missing, parts[name][billed], theirs)
-    merged = exchanged(pieces, is_run, parts)
-    observer = np.concatenate([np.asarray(ledger.observer, bool), np.zeros(len(names) - len(ledger.culprits), bool)])
-    return Ledger(merged, names, observer)
-
-
-def _culprits(
-    ledger: Ledger, size: int, row: npt.NDArray[np.int64], number: npt.NDArray[np.int64]
-) -> tuple[npt.NDArray[np.int32], tuple[str, ...]]:
-    """Whom to bill for class `number` (_CLASSES: nobody knows): who took most of the same cause in the request, else in
-    the session; a softirq is its vector."""
-    names = list(ledger.culprits)
-    culprit = np.zeros(len(row), np.int32)
-    for index in np.unique(number).tolist():
-        wanted = number == index
-        name = EVENT_CLASSES[index].name if index < _CLASSES else LOST_NAME
-        if name:
-            if name not in names:
-                names.append(name)
-            culprit[wanted] = names.index(name)
-            continue
-        event_class = EVENT_CLASSES[index]
-        same = ledger.pieces.compress(ledger.pieces["cause"] == event_class.cause)
-        if not len(same):
-            continue
-        usual = int(np.bincount(same["culprit"], same["ns"].astype(np.float64)).argmax())
-        largest = np.full(size, usual, np.int32)
-        # Per request and culprit, all of its pieces; later assignments win, so the largest sum is assigned last.
-        key, of_key = np.unique(same["row"] * len(names) + same["culprit"], return_inverse=True)
-        spent = np.bincount(of_key, same["ns"].astype(np.float64))
-        ordered = key[np.argsort(spent, kind="stable")]
-        largest[ordered // len(names)] = ordered % len(names)
-        culprit[wanted] = largest[row[wanted]]
-    return culprit, tuple(names)

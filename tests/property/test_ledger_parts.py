@@ -11,7 +11,7 @@ from jitterprof.analysis.evidence import Evidence, find_gaps
 from jitterprof.analysis.ledger import build_ledger
 from jitterprof.analysis.losses import Doubts, find_losses
 from jitterprof.analysis.parallel import on_all_cpus
-from jitterprof.analysis.piece_table import exchanged
+from jitterprof.analysis.piece_table import cut_at, rebuilt
 from jitterprof.analysis.segments import near
 from jitterprof.analysis.states import thread_states
 from jitterprof.analysis.timeline import build_timeline, request_edges
@@ -84,16 +84,37 @@ def test_parts_come_back_in_their_order() -> None:
     assert on_all_cpus(lambda number: number * number, range(100)) == [number * number for number in range(100)]
 
 
-PIECE = st.tuples(st.integers(0, 6), st.integers(0, 50), st.booleans())
-PIECES = st.lists(PIECE, max_size=30, unique_by=lambda piece: piece[:2])
+LENGTHS = st.lists(st.tuples(st.integers(0, 6), st.integers(1, 50)), max_size=30)
 
 
-@given(PIECES, PIECES, st.integers(1, 8))
-def test_pieces_are_exchanged(old: list[tuple[int, int, bool]], new: list[tuple[int, int, bool]], size: int) -> None:
-    old = sorted(old)
-    pieces, added = np.zeros(len(old), PIECE_DTYPE), np.zeros(len(new), PIECE_DTYPE)
-    for table, rows in ((pieces, old), (added, new)):
-        table["row"], table["start_ns"] = np.array([row[:2] for row in rows], np.int64).reshape(-1, 2).T
-    out = np.array([goes for _, _, goes in old], bool)
-    expected = sorted([row[:2] for row in old if not row[2]] + [row[:2] for row in new])
-    assert exchanged(pieces, out, added, size)[["row", "start_ns"]].tolist() == expected
+def _pieces(lengths: list[tuple[int, int]]) -> np.ndarray:
+    table = np.zeros(len(lengths), PIECE_DTYPE)
+    table["row"], table["ns"] = np.array(sorted(lengths), np.int64).reshape(-1, 2).T
+    table["start_ns"] = 1000 * table["row"] + np.cumsum(table["ns"]) - table["ns"]
+    return table
+
+
+@given(LENGTHS, st.lists(st.integers(0, 1500), max_size=20))
+def test_pieces_are_cut_where_they_are_told(lengths: list[tuple[int, int]], edges: list[int]) -> None:
+    pieces = _pieces(lengths)
+    total = int(pieces["ns"].sum())
+    wanted = [edge for edge in sorted(edges) if edge <= total]
+    parts = cut_at(pieces, np.array(wanted, np.int64))
+    ends = np.cumsum(parts["ns"])
+    assert set(ends.tolist()) == {*np.cumsum(pieces["ns"]).tolist(), *wanted} - {0}
+    assert (parts["start_ns"] - 1000 * parts["row"] == ends - parts["ns"]).all()
+    assert np.bincount(parts["row"], parts["ns"]).tolist() == np.bincount(pieces["row"], pieces["ns"]).tolist()
+
+
+@given(LENGTHS, st.integers(1, 8))
+def test_a_table_is_rebuilt_row_by_row(lengths: list[tuple[int, int]], stretch: int) -> None:
+    pieces = _pieces(lengths)
+    seen = []
+
+    def change(some: np.ndarray) -> np.ndarray:
+        seen.append(some["row"].tolist())
+        return np.repeat(some, 2)
+
+    assert rebuilt(pieces, change, len(pieces), stretch).tolist() == np.repeat(pieces, 2).tolist()
+    rows = [row for some in seen for row in set(some)]
+    assert len(rows) == len(set(rows))
