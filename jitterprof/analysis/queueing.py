@@ -6,12 +6,14 @@ that cause. Where several causes met in one busy period their effects interact, 
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 
 from jitterprof.analysis.account import Classes, classify
 from jitterprof.analysis.interaction import MAX_CAUSES, round_rows, shapley_coefficients
+from jitterprof.analysis.parallel import on_all_cpus, slices
 from jitterprof.analysis.replay import lindley, waits_of_periods
 from jitterprof.analysis.station import Ints, Losses, Station, merged, own_losses, station_of
 from jitterprof.model.cause import Cause
@@ -25,7 +27,9 @@ INDIVIDUAL = 12
 #: Cells of `hold` that a replay for several servers works on at a time.
 _CELLS = 1 << 24
 #: Pieces copied at a time.
-_CHUNK = 1 << 19
+_CHUNK = 1 << 16
+#: Requests at a single server that are replayed at a time.
+_STRETCH = 1 << 16
 #: A table of pieces as bytes: copying it field by field takes ten times as long.
 _RAW = f"V{PIECE_DTYPE.itemsize}"
 _TIME = 1 << 37
@@ -39,6 +43,13 @@ class _Inherited:
     origin: Ints
     key: Ints
     ns: Ints
+
+    @staticmethod
+    def joined(parts: "list[_Inherited]") -> "_Inherited":
+        """All of them, one after the other."""
+        none = np.empty(0, np.int64)
+        columns = ([none, *(getattr(part, name) for part in parts)] for name in _Inherited.__slots__)
+        return _Inherited(*(np.concatenate(column) for column in columns))
 
 
 def inherit_queue(requests: npt.NDArray[np.void], ledger: Ledger) -> Ledger:
@@ -56,12 +67,28 @@ def inherit_queue(requests: npt.NDArray[np.void], ledger: Ledger) -> Ledger:
         return ledger
     classes = classify(ledger)
     losses = own_losses(requests, ledger, classes, station, waited[station.period])
-    losses, group, rank = _ranked(losses, station, classes)
     if not len(losses):
         return ledger
-    found = list(_shared_out(station, losses, group, rank))
-    whole = _Inherited(*(np.concatenate([getattr(part, name) for part in found]) for name in _Inherited.__slots__))
-    return _split(requests, ledger, classes, station, losses, whole) if len(whole.at) else ledger
+    found = on_all_cpus(lambda part: _inherited(station, losses, classes, part), _busy_stretches(station))
+    whole = _Inherited.joined([part for _, part in found])
+    lost = Losses.joined([part for part, _ in found])
+    return _split(requests, ledger, classes, station, lost, whole) if len(whole.at) else ledger
+
+
+def _busy_stretches(station: Station) -> list[slice]:
+    """Parts of the station that end with a busy period: these have nothing to do with each other."""
+    # Several servers are replayed for all busy periods at once, a request each.
+    size = _STRETCH if station.servers == 1 else len(station.period)
+    edges = np.searchsorted(station.period, station.period[size::size])
+    return [slice(*pair) for pair in pairwise(np.unique([0, *edges.tolist(), len(station.period)]).tolist())]
+
+
+def _inherited(station: Station, losses: Losses, classes: Classes, part: slice) -> tuple[Losses, _Inherited]:
+    """What the requests of some busy periods inherited, and the losses that it comes from."""
+    mine, group, rank = _ranked(losses.between(part), station, classes)
+    if not len(mine):
+        return mine, _Inherited.joined([])
+    return mine, _Inherited.joined(list(_shared_out(station, part, mine, group, rank)))
 
 
 def removable(station: Station, hold: Ints) -> Ints:
@@ -108,23 +135,24 @@ def _places(losses: Losses, station: Station, keys: int) -> tuple[Ints, Ints]:
     return count[inverse], rank[inverse]
 
 
-def _shared_out(station: Station, losses: Losses, count: Ints, rank: Ints) -> Iterator[_Inherited]:
+def _shared_out(station: Station, part: slice, losses: Losses, count: Ints, rank: Ints) -> Iterator[_Inherited]:
     """Busy periods with as many players are replayed together. The last of MAX_CAUSES + 1 is all smaller ones."""
     most = MAX_CAUSES + 1
-    of_period = np.zeros(int(station.period[-1]) + 1, np.int64)
-    of_period[station.period[losses.at]] = np.minimum(count, most)
-    players_at = of_period[station.period]
+    period = station.period[part] - station.period[part.start]
+    of_period = np.zeros(int(period[-1]) + 1, np.int64)
+    of_period[period[losses.at - part.start]] = np.minimum(count, most)
+    players_at = of_period[period]
     for players in range(1, most + 1):
-        inside = np.flatnonzero(players_at == players)
+        inside = part.start + np.flatnonzero(players_at == players)
         if not len(inside):
             continue
-        part = Station(
+        together = Station(
             inside, station.arrival[inside], station.wait[inside], station.hold[inside], station.period[inside],
             station.servers,
         )  # fmt: skip
-        mine = players_at[losses.at] == players
+        mine = players_at[losses.at - part.start] == players
         local = np.searchsorted(inside, losses.at[mine])
-        yield from _play(part, players, local, losses.where(mine), rank[mine])
+        yield from _play(together, players, local, losses.where(mine), rank[mine])
 
 
 def _play(part: Station, players: int, local: Ints, losses: Losses, rank: Ints) -> Iterator[_Inherited]:
@@ -153,7 +181,8 @@ def _values(part: Station, lost: Ints, victims: Ints) -> tuple[npt.NDArray[np.fl
     """Shapley values of the players, float64[victims, players], and what they inherit together, int64[victims]."""
     players = len(lost)
     weights = shapley_coefficients(players)
-    values = np.zeros((len(victims), players))
+    # A player's values lie next to each other while they are summed.
+    values = np.zeros((players, len(victims)))
     shorter = np.zeros(len(victims), np.int64)
     width = max(1, _CELLS // len(part.rows)) if part.servers > 1 else 1
     for low in range(1, 1 << players, width):
@@ -165,8 +194,8 @@ def _values(part: Station, lost: Ints, victims: Ints) -> tuple[npt.NDArray[np.fl
             waits = list(removable(part, hold)[victims].T)
         for number, shorter in zip(sets, waits, strict=True):
             for player in range(players):
-                values[:, player] += weights[number, player] * shorter
-    return values, shorter
+                values[player] += weights[number, player] * shorter
+    return np.ascontiguousarray(values.T), shorter
 
 
 def _removed(lost: Ints, number: int) -> Ints:
@@ -239,10 +268,15 @@ def _split(
     old[where] = False
     stays = np.ones(len(pieces), bool)
     stays[queue[load == 0]] = False
-    for low in range(0, len(pieces), _CHUNK):
-        high = min(low + _CHUNK, len(pieces))
-        begin, end = (bound + int(more[queue < bound].sum()) for bound in (low, high))
-        split.view(_RAW)[begin:end][old[begin:end]] = pieces.view(_RAW)[low:high][stays[low:high]]
+
+    def copy(part: slice) -> None:
+        begin, end = (bound + int(more[queue < bound].sum()) for bound in (part.start, part.stop))
+        kept = pieces[part].compress(stays[part])
+        if len(kept):
+            # In the places of new pieces comes what is before them, until they are there.
+            np.take(kept, np.cumsum(old[begin:end]) - 1, out=split[begin:end], mode="clip")
+
+    on_all_cpus(copy, slices(len(pieces), _CHUNK))
     split["ns"][kept[load > 0]] = load[load > 0]
     split["start_ns"][kept[load > 0]] += inherited[load > 0]
 
@@ -253,10 +287,10 @@ def _split(
     known = losses.at * keys + losses.key
     sums = np.cumsum(ns) - ns
     start = station.arrival[at] + sums - np.repeat(sums[first], count)
-    for low in range(0, len(at), _CHUNK):
-        part = slice(low, low + _CHUNK)
+
+    def add(part: slice) -> None:
         source = losses.piece[np.searchsorted(known, origin[part] * keys + key[part])]
-        new = pieces.view(_RAW)[source].view(pieces.dtype)
+        new = pieces.take(source)
         ran, joined = key[part] == len(classes), key[part] > len(classes)
         by = station.rows[origin[part]]
         new["row"], new["origin"], new["start_ns"] = station.rows[at[part]], by, start[part]
@@ -267,6 +301,8 @@ def _split(
         new["cause"][ran], new["basis"][ran] = Cause.QUEUE, Basis.MEASURED
         new["tid"][ran], new["cpu"][ran] = requests["tid"][by[ran]], requests["cpu_start"][by[ran]]
         split.view(_RAW)[where[part]] = new.view(_RAW)
+
+    on_all_cpus(add, slices(len(at), _CHUNK))
     return Ledger(split, tuple(names), np.array(observer, bool))
 
 

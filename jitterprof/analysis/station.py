@@ -11,6 +11,8 @@ import numpy.typing as npt
 
 from jitterprof.analysis.account import Classes
 from jitterprof.analysis.ledger import previous_end
+from jitterprof.analysis.parallel import on_all_cpus, slices
+from jitterprof.analysis.piece_table import stretches
 from jitterprof.analysis.replay import LONGEST, busy_periods
 from jitterprof.analysis.spikes import MIN_BODY, measured_rows
 from jitterprof.model.cause import Cause
@@ -24,7 +26,8 @@ Ints = npt.NDArray[np.int64]
 #: the queue is made of ordinary requests is known all the same.)
 USUAL = (Cause.RUN, Cause.GPU, Cause.SLEEP, Cause.NET, Cause.LOCK, Cause.SPIN, Cause.UNKNOWN)
 FENCE = 1.5
-_CHUNK = 1 << 19
+#: Requests whose losses are put together at a time.
+_REQUESTS = 1 << 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,16 +59,27 @@ class Losses:
     def __len__(self) -> int:
         return len(self.at)
 
-    def where(self, kept: npt.NDArray[np.bool_]) -> "Losses":
+    def where(self, kept: npt.NDArray[np.bool_] | slice) -> "Losses":
         """The entries where `kept`."""
         return Losses(*(getattr(self, name)[kept] for name in Losses.__slots__))
+
+    def between(self, positions: slice) -> "Losses":
+        """Those at these positions."""
+        return self.where(slice(*np.searchsorted(self.at, [positions.start, positions.stop])))
+
+    @staticmethod
+    def joined(parts: "list[Losses]") -> "Losses":
+        """All of them, one after the other."""
+        none = np.empty(0, np.int64)
+        columns = ([none, *(getattr(part, name) for part in parts)] for name in Losses.__slots__)
+        return Losses(*(np.concatenate(column) for column in columns))
 
 
 def station_of(requests: npt.NDArray[np.void]) -> Station:
     """The queue in front of the session's workers, with warm-up and failed requests: they held a worker too."""
     rows = np.flatnonzero((requests["kind"] == Kind.REQUEST) & (requests["phase"] != Phase.FLOOR))
     rows = rows[np.lexsort((requests["start_ns"][rows], requests["intended_ns"][rows]))]
-    mine = requests[rows]
+    mine = requests.take(rows)
     arrival, end = (np.ascontiguousarray(mine[name]) for name in ("intended_ns", "end_ns"))
     ready = np.clip(previous_end(mine), arrival, mine["start_ns"])
     servers = len(np.unique(mine["worker"]))
@@ -103,30 +117,18 @@ def own_losses(
     position[station.rows] = np.arange(len(station.rows))
     if wanted is not None:
         position[station.rows[~wanted]] = -1
-    pieces, size = ledger.pieces, len(requests)
-    usual = {cause: np.zeros(size, np.int64) for cause in USUAL}
-    parts = []
-    for low in range(0, len(pieces), _CHUNK):
-        block = pieces[low : low + _CHUNK]
-        row, cause, ns = (np.ascontiguousarray(block[name]) for name in ("row", "cause", "ns"))
-        own = (block["origin"] < 0) & (cause != Cause.QUEUE)
-        for one, total in usual.items():
-            mine = own & (cause == one)
-            if mine.any():
-                those, sums = _summed(row[mine], ns[mine])
-                total[those] += sums
-        at = position[row]
-        kept = np.flatnonzero(own & (at >= 0) & (cause != Cause.RUN))
-        if of is not None:
-            kept = kept[of[classes.of_piece[low + kept]]]
-        # One chunk after the other: a sort of all at once would hold all of them several times.
-        found = Losses(at[kept], classes.of_piece[low + kept].astype(np.int64), ns[kept], low + kept)
-        parts.append(merged([found], len(classes) + 1))
-    excess = {cause: _beyond_usual(requests, total) for cause, total in usual.items()}
+    usual = {cause: np.zeros(len(requests), np.int64) for cause in USUAL}
+    # A sort of all at once would hold all of them several times.
+    found = on_all_cpus(lambda part: _lost_in(ledger.pieces, classes, position, of, part), stretches(ledger.pieces))
+    for sums, _ in found:
+        for cause, rows, ns in sums:
+            usual[cause][rows] += ns
+    losses = merged([part for _, part in found], len(classes) + 1)
+    beyond = on_all_cpus(lambda total: _beyond_usual(requests, total), usual.values())
+    excess = dict(zip(usual, beyond, strict=True))
     served = requests["end_ns"] - requests["start_ns"]
     if not _mostly(requests, usual[Cause.UNKNOWN], served):
         excess[Cause.UNKNOWN] = usual[Cause.UNKNOWN]
-    losses = merged(parts, len(classes) + 1)
     share = np.ones(len(losses))
     for one, total in usual.items():
         mine = classes.cause[losses.key] == one
@@ -138,27 +140,54 @@ def own_losses(
     longer = np.flatnonzero((ran > 0) & (position[station.rows] >= 0))
     none = np.zeros(len(longer), np.int64)
     runs = Losses(longer, none + len(classes), ran[longer], none - 1)
-    return merged([losses.where(ns > 0), runs], len(classes) + 1)
+    both = losses.where(ns > 0), runs
+    parts = on_all_cpus(
+        lambda part: merged([some.between(part) for some in both], len(classes) + 1),
+        slices(len(station.rows), _REQUESTS),
+    )
+    return Losses.joined(parts)
+
+
+def _lost_in(
+    pieces: npt.NDArray[np.void],
+    classes: Classes,
+    position: Ints,
+    of: npt.NDArray[np.bool_] | None,
+    part: slice,
+) -> tuple[list[tuple[Cause, Ints, Ints]], Losses]:
+    """In some pieces: of USUAL what is there, the rows and how much of it they have; and the losses but of `run`."""
+    block, key = pieces[part], classes.of_piece[part]
+    row, cause, ns = (np.ascontiguousarray(block[name]) for name in ("row", "cause", "ns"))
+    own = (block["origin"] < 0) & (cause != Cause.QUEUE)
+    sums = []
+    for one in USUAL:
+        mine = own & (cause == one)
+        if mine.any():
+            sums.append((one, *_summed(row[mine], ns[mine])))
+    at = position[row]
+    kept = np.flatnonzero(own & (at >= 0) & (cause != Cause.RUN))
+    if of is not None:
+        kept = kept[of[key[kept]]]
+    found = Losses(at[kept], key[kept].astype(np.int64), ns[kept], part.start + kept)
+    return sums, merged([found], len(classes) + 1)
 
 
 def merged(parts: list[Losses], keys: int) -> Losses:
     """Entries of all `parts` added up by position and key; `keys`: all keys are smaller."""
-    if not parts:
-        return Losses(*(np.empty(0, np.int64) for _ in Losses.__slots__))
-    at, key, ns, piece = (np.concatenate([getattr(part, name) for part in parts]) for name in Losses.__slots__)
-    code = at * keys + key
+    whole = Losses.joined(parts)
+    ns, code = whole.ns, whole.at * keys + whole.key
+    if (np.diff(code) > 0).all():
+        return whole
     order = np.argsort(code, kind="stable")
     code, ns = code[order], ns[order]
     opens = np.diff(code, prepend=-1) > 0
     first = np.flatnonzero(opens)
-    if not len(first):
-        return Losses(at, key, ns, piece)
     # The first of the largest in each group.
     number = np.cumsum(opens) - 1
     largest = np.flatnonzero(ns == np.maximum.reduceat(ns, first)[number])
     largest = largest[np.diff(number[largest], prepend=-1) > 0]
     code = code[first]
-    return Losses(code // keys, code % keys, np.add.reduceat(ns, first), piece[order[largest]])
+    return Losses(code // keys, code % keys, np.add.reduceat(ns, first), whole.piece[order[largest]])
 
 
 def _summed(row: Ints, ns: Ints) -> tuple[Ints, Ints]:
@@ -177,9 +206,11 @@ def _beyond_usual(requests: npt.NDArray[np.void], spent: Ints) -> Ints:
     the upper quartile by more than FENCE times the distance of the quartiles (Tukey 1977). What varies from request to
     request is load. 0 for shapes too rare to say.
     """
+    excess = np.zeros(len(requests), np.int64)
+    if not spent.any():
+        return excess
     rows = measured_rows(requests)
     shapes = requests["shape"][rows]
-    excess = np.zeros(len(requests), np.int64)
     for shape in np.unique(shapes):
         of_shape = rows[shapes == shape]
         if len(of_shape) >= MIN_BODY:
