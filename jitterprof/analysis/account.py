@@ -6,8 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from jitterprof.analysis.parallel import on_all_cpus
+from jitterprof.analysis.piece_table import stretches
 from jitterprof.model.cause import Cause
 from jitterprof.model.ledger import Ledger
+
+Ints = npt.NDArray[np.int64]
 
 _TASK = re.compile(r"(.*)/\d+")
 
@@ -66,19 +70,30 @@ def classify(ledger: Ledger) -> Classes:
 
 def account(ledger: Ledger, classes: Classes) -> Account:
     """Sum the pieces of each request per class."""
-    code = ledger.pieces["row"] * len(classes) + classes.of_piece
-    order = np.argsort(code, kind="stable")
-    code = code[order]
-    first = np.flatnonzero(np.diff(code, prepend=-1))
-    ns = np.add.reduceat(ledger.pieces["ns"][order], first) if len(first) else np.empty(0, np.int64)
-    row, key = np.divmod(code[first].astype(np.int64), len(classes))
-    return Account(row, key, ns)
+
+    def of(part: slice) -> tuple[Ints, Ints]:
+        code = ledger.pieces["row"][part] * len(classes) + classes.of_piece[part]
+        order = np.argsort(code, kind="stable")
+        code = code[order]
+        first = np.flatnonzero(np.diff(code, prepend=-1))
+        ns: Ints = np.add.reduceat(ledger.pieces["ns"][part][order], first)
+        return code[first].astype(np.int64), ns
+
+    parts = on_all_cpus(of, stretches(ledger.pieces))
+    none = np.empty(0, np.int64)
+    code, ns = (np.concatenate([none, *(part[number] for part in parts)]) for number in range(2))
+    return Account(*np.divmod(code, len(classes)), ns)
 
 
 def check_closure(requests: npt.NDArray[np.void], ledger: Ledger, rows: npt.NDArray[np.intp]) -> None:
     """Raise AssertionError where the pieces of one of `rows` do not add up to its response time."""
     total = np.zeros(len(requests), np.int64)
-    np.add.at(total, ledger.pieces["row"], ledger.pieces["ns"])
+
+    def add(part: slice) -> None:
+        # Each part has rows of its own.
+        np.add.at(total, ledger.pieces["row"][part], ledger.pieces["ns"][part])
+
+    on_all_cpus(add, stretches(ledger.pieces))
     response = requests["end_ns"][rows] - requests["intended_ns"][rows]
     open_rows = rows[total[rows] != response]
     if len(open_rows):

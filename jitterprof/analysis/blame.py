@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from jitterprof.analysis.account import Account, Classes
-from jitterprof.analysis.chance import Chance, chance
+from jitterprof.analysis.chance import Chance, chances
 from jitterprof.analysis.distribution import round_to_total
 from jitterprof.analysis.spikes import Population
 from jitterprof.analysis.station import Station
@@ -88,10 +88,10 @@ def blame_table(
     by_cause = _sum_excess(totals, population, baselines, classes.cause.astype(np.int64), inherited, size)
     # One pass over the shifts for both levels: a column per cause and one per class that is large enough to be listed.
     listed = np.flatnonzero(np.abs(by_class.excess) >= LISTED_SHARE * total)
-    cause_null = chance(ledger, classes, population, station, classes.cause.astype(np.int64))
     class_columns = np.full(len(classes), -1, np.int64)
     class_columns[listed] = np.arange(len(listed))
-    class_null = chance(ledger, classes, population, station, class_columns) if len(listed) else None
+    columns = [classes.cause.astype(np.int64), *([class_columns] if len(listed) else [])]
+    cause_null, class_null = [*chances(ledger, classes, population, station, columns), None][:2]
 
     named = [
         Cause(number)
@@ -189,10 +189,12 @@ def _labels(ledger: Ledger, classes: Classes, population: Population, size: int)
     in_tail = np.zeros(size, bool)
     in_tail[population.tail_rows] = True
     pieces = np.flatnonzero(in_tail[ledger.pieces["row"]])
-    pairs = np.unique(np.stack([classes.of_piece[pieces], ledger.pieces["culprit"][pieces]], axis=1), axis=0)
+    size = len(ledger.culprits)
+    found = np.unique(classes.of_piece[pieces].astype(np.int64) * size + ledger.pieces["culprit"][pieces])
+    of_class, culprit = np.divmod(found, size)
     labels = []
     for number in range(len(classes)):
-        members = pairs[pairs[:, 0] == number, 1].tolist()
+        members = culprit[of_class == number].tolist()
         group = classes.groups[classes.group[number]]
         if len(members) == 1:
             labels.append(ledger.culprits[members[0]])

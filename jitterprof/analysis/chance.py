@@ -14,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from jitterprof.analysis.account import Classes
+from jitterprof.analysis.parallel import on_all_cpus, slices
+from jitterprof.analysis.piece_table import STRETCH
 from jitterprof.analysis.spikes import Population
 from jitterprof.analysis.station import Station
 from jitterprof.model.cause import Cause
@@ -51,16 +53,21 @@ class PieceTimeline:
         self._parts = []
         for number in range(columns):
             mine = np.flatnonzero(column == number)
-            before = np.concatenate([[0], np.cumsum(lengths[mine])])
-            self._parts.append((at[mine], lengths[mine], before))
+            before = np.zeros(len(mine) + 1, np.int64)
+            np.cumsum(lengths[mine], out=before[1:])
+            self._parts.append((at[mine], before))
 
     def between(self, starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """int64[n, columns]: time of each column in [start, end), 0 <= start <= end <= length_ns."""
-        spent = np.zeros((len(starts), len(self._parts)), np.int64)
-        for number, (at, lengths, before) in enumerate(self._parts):
+        moments = np.concatenate([starts, ends])
+        # Looked up in order they are near each other in memory.
+        order = np.argsort(moments)
+        moments = moments[order]
+        spent = np.zeros((len(moments), len(self._parts)), np.int64)
+        for number, (at, before) in enumerate(self._parts):
             if len(at):
-                spent[:, number] = _until(ends, at, lengths, before) - _until(starts, at, lengths, before)
-        return spent
+                spent[order, number] = _until(moments, at, before)
+        return spent[len(starts) :] - spent[: len(starts)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,27 +101,30 @@ def null_blame(
 
     `spikes`: in order. `shifts`: int64[shifts, spikes]. `usual`: what the body has, float64[columns].
     """
-    blame = np.empty((len(shifts), len(usual)))
-    for number, shift in enumerate(shifts):
-        spent = _around(timeline, spikes.start + shift, spikes.hold)
-        if spikes.wait.any():
-            inherited = _around(timeline, spikes.start + shift - spikes.before, spikes.before)
-            spent += np.minimum(inherited, spikes.wait[:, None])
-        blame[number] = spent.mean(axis=0) - usual
+    start = (spikes.start + shifts).reshape(-1)
+    spent = _around(timeline, start, np.tile(spikes.hold, len(shifts))).reshape(*shifts.shape, len(usual))
+    waited = np.flatnonzero(spikes.wait)
+    if len(waited):
+        before = np.tile(spikes.before[waited], len(shifts))
+        start = (spikes.start + shifts)[:, waited].reshape(-1) - before
+        inherited = _around(timeline, start, before).reshape(len(shifts), len(waited), len(usual))
+        spent[:, waited] += np.minimum(inherited, spikes.wait[waited, None])
+    blame: npt.NDArray[np.float64] = spent.mean(axis=1) - usual
     return blame
 
 
-def chance(
-    ledger: Ledger, classes: Classes, population: Population, station: Station, columns: Ints, seed: int = 0
-) -> Chance | None:
-    """How much of the blame chance explains.
+def chances(
+    ledger: Ledger, classes: Classes, population: Population, station: Station, columns: list[Ints], seed: int = 0
+) -> list[Chance | None]:
+    """How much of the blame chance explains, for each of several ways to sort the classes into columns.
 
     `columns`: the column of each class, -1 for none. None where there are no spikes or no excess to share.
     """
+    none: list[Chance | None] = [None for _ in columns]
     tail = population.tail
     gap = population.response_ns[tail].sum() - population.baseline_ns[population.baseline[tail]].sum()
     if not tail.any() or gap <= 0:
-        return None
+        return none
     index = np.full(int(max(station.rows.max(), population.rows.max())) + 1, -1, np.int64)
     index[population.rows] = np.arange(len(population.rows))
     of_station = index[station.rows]
@@ -122,22 +132,29 @@ def chance(
     order = of_station[kept]
     windows, rank = _windows(station, kept), np.full(len(index), -1, np.int64)
     rank[population.rows[order]] = np.arange(len(order))
-    timeline = _timeline(ledger, classes, rank, columns)
+    piece = _served(ledger, rank)
+    lengths = np.ascontiguousarray(ledger.pieces["ns"].take(piece))
+    total = int(lengths.sum())
     spikes = np.flatnonzero(tail[order])
     spikes = spikes[np.linspace(0, len(spikes) - 1, min(len(spikes), WINDOWS)).astype(np.intp)]
     baseline = population.baseline[order[spikes]]
     thinned_gap = float((population.response_ns[order[spikes]] - population.baseline_ns[baseline]).mean())
-    if thinned_gap <= 0 or not timeline.length_ns:
-        return None
-    density = timeline.between(np.array([0]), np.array([timeline.length_ns]))[0] / timeline.length_ns
-    usual = _usual(windows, population, order, density)[baseline].mean(axis=0)
-    drawn = np.random.default_rng(seed).integers(0, timeline.length_ns, (SHIFTS, STRETCHES))
+    if thinned_gap <= 0 or not total:
+        return none
+    drawn = np.random.default_rng(seed).integers(0, total, (SHIFTS, STRETCHES))
     shifts = drawn[:, np.arange(len(spikes)) * STRETCHES // len(spikes)]
     mine = windows.at(spikes)
-    blame = null_blame(timeline, mine, usual, shifts)
-    share: npt.NDArray[np.float64] = np.quantile(blame / thinned_gap, 1 - LEVEL, axis=0, method="higher")
-    behind = _around(timeline, mine.start - mine.before, mine.before).sum(axis=0) / max(1, int(mine.before.sum()))
-    return Chance(share, behind)
+
+    def explained(column: Ints) -> Chance:
+        timeline = PieceTimeline(lengths, column[classes.of_piece[piece]], int(column.max()) + 1)
+        density = timeline.between(np.array([0]), np.array([total]))[0] / total
+        usual = _usual(windows, population, order, density)[baseline].mean(axis=0)
+        blame = null_blame(timeline, mine, usual, shifts)
+        share: npt.NDArray[np.float64] = np.quantile(blame / thinned_gap, 1 - LEVEL, axis=0, method="higher")
+        behind = _around(timeline, mine.start - mine.before, mine.before).sum(axis=0) / max(1, int(mine.before.sum()))
+        return Chance(share, behind)
+
+    return [*on_all_cpus(explained, columns)]
 
 
 def _windows(station: Station, kept: npt.NDArray[np.intp]) -> Windows:
@@ -149,22 +166,26 @@ def _windows(station: Station, kept: npt.NDArray[np.intp]) -> Windows:
     return Windows(start, hold, before, wait)
 
 
-def _timeline(ledger: Ledger, classes: Classes, rank: Ints, columns: Ints) -> PieceTimeline:
-    pieces = ledger.pieces
-    own = (pieces["cause"] != Cause.QUEUE) & (pieces["origin"] < 0)
-    row = pieces["row"]
-    place = np.where(row < len(rank), rank[np.minimum(row, len(rank) - 1)], -1)
-    mine = np.flatnonzero(own & (place >= 0))
-    mine = mine[np.argsort(place[mine], kind="stable")]
-    return PieceTimeline(
-        np.ascontiguousarray(pieces["ns"][mine]), columns[classes.of_piece[mine]], int(columns.max()) + 1
-    )
+def _served(ledger: Ledger, rank: Ints) -> npt.NDArray[np.intp]:
+    """The pieces of the services themselves, in the order of the requests (`rank`, by row)."""
+    known = np.append(rank, -1)
+
+    def of(part: slice) -> tuple[npt.NDArray[np.intp], Ints]:
+        pieces = ledger.pieces[part]
+        row = np.minimum(pieces["row"], len(rank))
+        place = known[row]
+        mine = np.flatnonzero((pieces["cause"] != Cause.QUEUE) & (pieces["origin"] < 0) & (place >= 0))
+        return part.start + mine, place[mine]
+
+    found = on_all_cpus(of, slices(len(ledger.pieces), STRETCH))
+    mine, place = (np.concatenate([part[number] for part in found]) for number in range(2))
+    return mine if (place[1:] >= place[:-1]).all() else mine[np.argsort(place, kind="stable")]
 
 
 def _usual(
     windows: Windows, population: Population, order: npt.NDArray[np.intp], density: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64]:
-    """float64[baselines, columns]: what a body request meets at the mean density of each column, scaled to the baseline.
+    """float64[baselines, columns]: what a body request meets at the mean density of each column, scaled to a baseline.
 
     The body is not shifted.
     """
@@ -188,16 +209,13 @@ def _around(timeline: Timeline, start: Ints, length: Ints) -> Ints:
     begin = start % total
     end = begin + length
     spent = timeline.between(begin, np.minimum(end, total))
-    spent += timeline.between(np.zeros_like(begin), np.maximum(end - total, 0))
+    over = np.flatnonzero(end > total)
+    if len(over):
+        spent[over] += timeline.between(np.zeros_like(over), end[over] - total)
     return spent
 
 
-def _until(
-    moments: npt.NDArray[np.int64],
-    at: npt.NDArray[np.int64],
-    lengths: npt.NDArray[np.int64],
-    before: npt.NDArray[np.int64],
-) -> npt.NDArray[np.int64]:
+def _until(moments: Ints, at: Ints, before: Ints) -> Ints:
     piece = np.maximum(np.searchsorted(at, moments, "right") - 1, 0)
-    spent: npt.NDArray[np.int64] = before[piece] + np.clip(moments - at[piece], 0, lengths[piece])
+    spent: Ints = before[piece] + np.clip(moments - at[piece], 0, before[piece + 1] - before[piece])
     return spent

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from jitterprof.analysis.distribution import round_to_total
 from jitterprof.analysis.neighbours import Beside, neighbours
-from jitterprof.analysis.running_time import Counted, Floats, count_work, mean_khz, running_time
+from jitterprof.analysis.running_time import Counted, Floats, count_work, mean_khz, ran_ns, running_time
 from jitterprof.analysis.silent_gaps import silent_gaps
 from jitterprof.analysis.spikes import Population
 from jitterprof.model.event import Neighbour
@@ -65,7 +65,7 @@ def split(run: Run, ledger: Ledger, population: Population) -> Inflation:
     tail = population.tail
     if not tail.any() or run.manifest.probe_mode != "bpf":
         return Inflation()
-    running = running_time(ledger, population.rows, len(run.requests)).ns
+    running = ran_ns(ledger, population.rows, len(run.requests))
     usual = np.array([_median(running[np.isin(population.rows, body)]) for body in population.body], np.int64)
     excess = running - usual[population.baseline]
     mean = float(excess[tail].mean())

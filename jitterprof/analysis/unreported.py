@@ -15,9 +15,9 @@ from jitterprof.store import Run
 def unreported_switches(run: Run) -> int:
     """How many switches of the worker threads are missing between two that were recorded."""
     missing = 0
-    switches = run.events[np.isin(run.events["kind"], (EventKind.SWITCH_OUT, EventKind.SWITCH_IN))]
+    switches = run.events.compress(np.isin(run.events["kind"], (EventKind.SWITCH_OUT, EventKind.SWITCH_IN)))
     for tid in run.manifest.worker_tids:
-        mine = switches[switches["tid"] == tid]
+        mine = switches.compress(switches["tid"] == tid)
         twice = mine["kind"][1:] == mine["kind"][:-1]
         if keeps_tail(run):
             ts = mine["ts"].astype(np.int64)
