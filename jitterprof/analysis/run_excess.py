@@ -52,20 +52,17 @@ def bill_run_excess(
 ) -> tuple[Ledger, tuple[HiddenCost, ...]]:
     """Move what took a request's running time beyond the usual from `run` to its cause. Every request's sum stays.
 
-    `events`: EVENT_DTYPE. `host`: what the spin canary measured; a class costs what the regression over this session
-    says, where its interval excludes zero, else that. `claims`: see stragglers.pool_claims. `gaps`: GAP_DTYPE; what the
-    records that are missing may have cost becomes `unknown`. Where in the running time a hidden cost lies is not known:
-    it is put at its beginning. Returns the ledger as it is when there is nothing to bill; and the regression's costs.
+    `events`: EVENT_DTYPE. `host`: what the spin canary measured; see `prices`. `claims`: see stragglers.pool_claims.
+    `gaps`: GAP_DTYPE; what the records that are missing may have cost becomes `unknown`. Where in the running time a
+    hidden cost lies is not known: it is put at its beginning. Returns the ledger as it is when there is nothing to
+    bill; and the regression's costs.
     """
     run = run_excess(requests, ledger)
     mine = requests.take(run.rows)
     classed = ClassedEvents.of(events)
     counts = _own_counts(mine, classed)
     costs = regress(mine, classed, counts, run.excess, run.shape, seed)
-    price = np.zeros(CLASSES) if host is None else host.ns.copy()
-    for cost in costs:
-        if cost.used:
-            price[EVENT_CLASSES.index(cost.event_class)] = cost.ns
+    price = prices(costs, host, claims is not None and len(claims.pieces) > 0)
     lost = _missing(mine, gaps)
     own = _Met(counts, UsualCounts.of(counts, lost, run.shape), np.zeros(0, np.int64))
     pool, heard = None, _Heard.none()
@@ -86,6 +83,22 @@ def bill_run_excess(
         ledger, index = with_culprits(ledger, claims.culprits, claims.observer)
         taken["culprit"] = index[taken["culprit"]]
     return cut_run(ledger, taken, bills), costs
+
+
+def prices(costs: tuple[HiddenCost, ...], host: HostCosts | None, pooled: bool) -> npt.NDArray[np.float64]:
+    """ns per event of each class: what the regression over this session says, where its interval excludes zero, else
+    what the spin canary measured.
+
+    Where requests have a pool, the canary goes first: a tick comes to all CPUs at once, and what it costs the others is
+    in the running time of the thread that waits for them. No regression on its own ticks alone tells the two apart.
+    """
+    price = np.zeros(CLASSES) if host is None else host.ns.copy()
+    for cost in costs:
+        number = EVENT_CLASSES.index(cost.event_class)
+        known = host is not None and host.gaps[number] > 0 and host.ns[number] > 0
+        if cost.used and not (pooled and known):
+            price[number] = cost.ns
+    return price
 
 
 def run_excess(requests: npt.NDArray[np.void], ledger: Ledger) -> RunExcess:

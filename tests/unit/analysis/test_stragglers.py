@@ -5,9 +5,10 @@ import numpy.typing as npt
 import pytest
 
 from jitterprof.analysis.calibration import HostCosts
+from jitterprof.analysis.cost_regression import HiddenCost
 from jitterprof.analysis.event_counts import EVENT_CLASSES
 from jitterprof.analysis.ledger import build_ledger_and_claims, check_closure
-from jitterprof.analysis.run_excess import bill_run_excess
+from jitterprof.analysis.run_excess import bill_run_excess, prices
 from jitterprof.analysis.stragglers import Verdict, granted, judge
 from jitterprof.model.cause import CAUSE_IDS, Cause
 from jitterprof.model.event import EventKind, Vector
@@ -178,3 +179,17 @@ def test_granting_keeps_to_the_budget_of_each_row() -> None:
     claims["start_ns"] = [0, 500, 0]
     found = granted(claims, np.array([150, 0]))
     assert found[["row", "start_ns", "ns"]].tolist() == [(0, 50, 50), (0, 500, 100)]
+
+
+@pytest.mark.parametrize(("pooled", "expected"), [(False, 30_000), (True, 9_000)])
+def test_with_a_pool_the_canary_knows_better_than_the_regression(pooled: bool, expected: int) -> None:
+    """A tick comes to all CPUs at once: regressed on its own ticks, a thread that waits for another pays twice."""
+    timer = next(number for number, one in enumerate(EVENT_CLASSES) if one.cause == Cause.TIMER)
+    ns, gaps = np.zeros(len(EVENT_CLASSES)), np.zeros(len(EVENT_CLASSES), np.int64)
+    ns[timer], gaps[timer] = 9_000, 80
+    packet = next(one for one in EVENT_CLASSES if one.name == "NET_RX")
+    costs = tuple(HiddenCost(one, 30_000.0, 25_000.0, 35_000.0, 99, True) for one in (EVENT_CLASSES[timer], packet))
+    price = prices(costs, HostCosts(ns, ns, ns, gaps), pooled)
+    assert price[timer] == expected
+    # What the canary never met, only the session can tell.
+    assert price[EVENT_CLASSES.index(packet)] == 30_000
