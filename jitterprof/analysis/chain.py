@@ -13,25 +13,10 @@ import numpy.typing as npt
 
 from jitterprof.analysis.culprits import LOCK_NOTE, CulpritKind, plain
 from jitterprof.analysis.segments import Ints, Role, Rows, collect
-from jitterprof.model.cause import Cause
+from jitterprof.model.cause import HELD_UP, Cause
 
 #: States of the thread that was waited for which explain the wait better than "waiting for it" does.
-_EXPLAINS = (
-    Cause.PREEMPTED,
-    Cause.WAKEUP,
-    Cause.THROTTLED,
-    Cause.PAGE_FAULT,
-    Cause.RECLAIM,
-    Cause.BLOCK_IO,
-    Cause.HARDIRQ,
-    Cause.TIMER,
-    Cause.IPI,
-    Cause.SOFTIRQ,
-    Cause.NMI,
-    Cause.STEAL,
-    Cause.STOPPED,
-    Cause.GC,
-)
+_EXPLAINS = (*HELD_UP, Cause.GC)
 #: States in which it waited itself, so that the walk goes on with the one that woke it.
 _WAITS = (Cause.LOCK, Cause.NET)
 #: More steps than this are not taken; the wait then names the last thread that was reached.

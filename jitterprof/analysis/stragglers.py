@@ -18,25 +18,8 @@ from jitterprof.analysis.culprits import CulpritKind, Tasks, plain
 from jitterprof.analysis.evidence import Evidence
 from jitterprof.analysis.segments import Ints, Rows, collect, cut, intervals, union
 from jitterprof.analysis.timeline import Timeline
-from jitterprof.model.cause import Cause
+from jitterprof.model.cause import HELD_UP, Cause
 from jitterprof.model.ledger import Ledger
-
-#: States of a thread that wants to run and does not get on with its work.
-HELD_UP = (
-    Cause.PREEMPTED,
-    Cause.WAKEUP,
-    Cause.THROTTLED,
-    Cause.PAGE_FAULT,
-    Cause.RECLAIM,
-    Cause.BLOCK_IO,
-    Cause.HARDIRQ,
-    Cause.TIMER,
-    Cause.IPI,
-    Cause.SOFTIRQ,
-    Cause.NMI,
-    Cause.STEAL,
-    Cause.STOPPED,
-)
 
 
 class Verdict(IntEnum):

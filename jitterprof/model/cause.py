@@ -37,3 +37,20 @@ class Cause(IntEnum):
 
 
 CAUSE_IDS: tuple[str, ...] = tuple(cause.id for cause in Cause)
+
+#: A thread in one of these wants to get on with its work and is held up by something else.
+HELD_UP: tuple[Cause, ...] = (
+    Cause.PREEMPTED,
+    Cause.WAKEUP,
+    Cause.THROTTLED,
+    Cause.PAGE_FAULT,
+    Cause.RECLAIM,
+    Cause.BLOCK_IO,
+    Cause.HARDIRQ,
+    Cause.TIMER,
+    Cause.IPI,
+    Cause.SOFTIRQ,
+    Cause.NMI,
+    Cause.STEAL,
+    Cause.STOPPED,
+)
