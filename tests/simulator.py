@@ -121,6 +121,8 @@ class Thread:
     """intended, start, cpu"""
     free_since: int = 0
     log: list[tuple[int, Blame, Sleep | None]] = field(default_factory=list)
+    times: list[int] = field(default_factory=list)
+    """Of the log, once it is complete."""
     stopped_by: str = ""
     on_since: int = 0
     ran: int = 0
@@ -188,7 +190,7 @@ class Machine:
 
     def state_at(self, thread: Thread, time: int) -> tuple[Blame, Sleep | None]:
         """What it was doing, and why it slept if it did."""
-        at = bisect.bisect_right([entry[0] for entry in thread.log], time) - 1
+        at = bisect.bisect_right(thread.times, time) - 1
         _, blame, sleep = thread.log[at]
         return (sleep.meant.blame, sleep.meant) if sleep else (blame, None)
 
@@ -657,6 +659,8 @@ class Machine:
         requests["phase"] = 2
         events = np.array(self.events, EVENT_DTYPE)
         self.find_false_wakes()
+        for thread in self.threads.values():
+            thread.times = [entry[0] for entry in thread.log]
         self.moments = sorted({entry[0] for thread in self.threads.values() for entry in thread.log})
         truth: list[Piece] = []
         free: dict[int, int] = {}
