@@ -37,12 +37,14 @@ _TIME = 1 << 37
 
 @dataclass(frozen=True, slots=True)
 class _Inherited:
-    """One piece of a victim's queue: positions of victim and origin, class and ns."""
+    """One piece of a victim's queue: positions of victim and origin, class and ns; and the largest piece of the ledger
+    in which the origin lost that, -1 where it ran."""
 
     at: Ints
     origin: Ints
     key: Ints
     ns: Ints
+    piece: Ints
 
     @staticmethod
     def joined(parts: "list[_Inherited]") -> "_Inherited":
@@ -69,10 +71,16 @@ def inherit_queue(requests: npt.NDArray[np.void], ledger: Ledger) -> Ledger:
     losses = own_losses(requests, ledger, classes, station, waited[station.period])
     if not len(losses):
         return ledger
-    found = on_all_cpus(lambda part: _inherited(station, losses, classes, part), _busy_stretches(station))
-    whole = _Inherited.joined([part for _, part in found])
-    lost = Losses.joined([part for part, _ in found])
-    return _split(requests, ledger, classes, station, lost, whole) if len(whole.at) else ledger
+    found = _found(station, losses, classes)
+    # The new table needs the room.
+    del losses
+    return _split(requests, ledger, classes, station, found) if len(found.at) else ledger
+
+
+def _found(station: Station, losses: Losses, classes: Classes) -> _Inherited:
+    """What all requests inherited from these losses."""
+    parts = on_all_cpus(lambda part: _inherited(station, losses, classes, part), _busy_stretches(station))
+    return _Inherited.joined(parts)
 
 
 def _busy_stretches(station: Station) -> list[slice]:
@@ -83,12 +91,10 @@ def _busy_stretches(station: Station) -> list[slice]:
     return [slice(*pair) for pair in pairwise(np.unique([0, *edges.tolist(), len(station.period)]).tolist())]
 
 
-def _inherited(station: Station, losses: Losses, classes: Classes, part: slice) -> tuple[Losses, _Inherited]:
-    """What the requests of some busy periods inherited, and the losses that it comes from."""
+def _inherited(station: Station, losses: Losses, classes: Classes, part: slice) -> _Inherited:
+    """What the requests of some busy periods inherited."""
     mine, group, rank = _ranked(losses.between(part), station, classes)
-    if not len(mine):
-        return mine, _Inherited.joined([])
-    return mine, _Inherited.joined(list(_shared_out(station, part, mine, group, rank)))
+    return _Inherited.joined(list(_shared_out(station, part, mine, group, rank)) if len(mine) else [])
 
 
 def removable(station: Station, hold: Ints) -> Ints:
@@ -166,13 +172,20 @@ def _play(part: Station, players: int, local: Ints, losses: Losses, rank: Ints) 
     # Requests that are not served in the order of arrival may wait for one that comes after them: nobody before them
     # lost anything.
     given = round_rows(np.maximum(values, 0), np.where((origins >= 0).any(axis=1), total, 0))
-    key = np.zeros((len(part.rows), players), np.int64)
+    key, piece = (np.zeros((len(part.rows), players), np.int64) for _ in range(2))
     key[local, np.minimum(rank, players - 1)] = losses.key
+    piece[local, np.minimum(rank, players - 1)] = losses.piece
     single = players if players <= MAX_CAUSES else MAX_CAUSES
     for player in range(single):
         has = given[:, player] > 0
         origin = origins[has, player]
-        yield _Inherited(part.rows[victims[has]], part.rows[origin], key[origin, player], given[has, player])
+        yield _Inherited(
+            part.rows[victims[has]],
+            part.rows[origin],
+            key[origin, player],
+            given[has, player],
+            piece[origin, player],
+        )
     if players > single:
         yield from _rest(part, local, losses, rank, victims, given[:, single])
 
@@ -212,19 +225,25 @@ def _rest(part: Station, local: Ints, losses: Losses, rank: Ints, victims: Ints,
     places = range(MAX_CAUSES, int(rank.max()) + 1)
     before = np.zeros((len(victims), len(places)))
     origins = np.zeros((len(victims), len(places)), np.int64)
-    keys = np.zeros((len(victims), len(places)), np.int64)
+    keys, pieces = (np.zeros((len(victims), len(places)), np.int64) for _ in range(2))
     first = np.searchsorted(part.period, part.period, "left")
     for column, place in enumerate(places):
         mine = rank == place
-        lost, key = np.zeros(len(part.rows), np.int64), np.zeros(len(part.rows), np.int64)
-        lost[local[mine]], key[local[mine]] = losses.ns[mine], losses.key[mine]
+        lost, key, piece = (np.zeros(len(part.rows), np.int64) for _ in range(3))
+        lost[local[mine]], key[local[mine]], piece[local[mine]] = losses.ns[mine], losses.key[mine], losses.piece[mine]
         sums = np.cumsum(lost) - lost
         before[:, column] = (sums - sums[first])[victims]
         origins[:, column] = _largest_before(lost, part.period)[victims]
-        keys[:, column] = key[origins[:, column]]
+        keys[:, column], pieces[:, column] = key[origins[:, column]], piece[origins[:, column]]
     shares = round_rows(before, given)
     who, which = np.nonzero(shares)
-    yield _Inherited(part.rows[victims[who]], part.rows[origins[who, which]], keys[who, which], shares[who, which])
+    yield _Inherited(
+        part.rows[victims[who]],
+        part.rows[origins[who, which]],
+        keys[who, which],
+        shares[who, which],
+        pieces[who, which],
+    )
 
 
 def _largest_before(lost: Ints, period: Ints) -> Ints:
@@ -244,12 +263,11 @@ def _split(
     ledger: Ledger,
     classes: Classes,
     station: Station,
-    losses: Losses,
     found: _Inherited,
 ) -> Ledger:
     pieces = ledger.pieces
     order = np.lexsort((found.origin, found.at))
-    at, origin, key, ns = (getattr(found, name)[order] for name in _Inherited.__slots__)
+    at, origin, key, ns, source = (getattr(found, name)[order] for name in _Inherited.__slots__)
     first = np.flatnonzero(np.diff(at, prepend=-1))
     victim, count = at[first], np.diff(np.append(first, len(at)))
     queue = _queue_pieces(ledger, station, victim)
@@ -283,14 +301,11 @@ def _split(
     names, observer = list(ledger.culprits), list(ledger.observer)
     longer = _named(names, observer, LONGER_RUN) if (key == len(classes)).any() else 0
     others = _named(names, observer, OTHERS) if (key > len(classes)).any() else 0
-    keys = len(classes) + 1 + len(Cause)
-    known = losses.at * keys + losses.key
     sums = np.cumsum(ns) - ns
     start = station.arrival[at] + sums - np.repeat(sums[first], count)
 
     def add(part: slice) -> None:
-        source = losses.piece[np.searchsorted(known, origin[part] * keys + key[part])]
-        new = pieces.take(source)
+        new = pieces.take(source[part])
         ran, joined = key[part] == len(classes), key[part] > len(classes)
         by = station.rows[origin[part]]
         new["row"], new["origin"], new["start_ns"] = station.rows[at[part]], by, start[part]
