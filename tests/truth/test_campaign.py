@@ -1,7 +1,4 @@
-"""The part of the accuracy campaign that runs with every change: what takes more than one thread to explain.
-
-Not collected yet. Once stragglers are substituted, rename it to test_campaign.py.
-"""
+"""The part of the accuracy campaign that runs with every change: what takes more than one thread to explain."""
 
 from pathlib import Path
 
@@ -44,8 +41,8 @@ def test_the_disturber_is_named_across_threads(name: str, tmp_path: Path) -> Non
         assert errors[len(errors) // 2] <= 50_000
 
 
-def test_a_sham_names_nobody_in_a_pool(tmp_path: Path) -> None:
-    scores = scores_of("sham.ort-2", tmp_path)
+def test_a_quiet_run_names_nobody_in_a_pool(tmp_path: Path) -> None:
+    scores = scores_of("quiet.ort-2", tmp_path)
     assert len(scores) >= NEEDED
     named = [(score.top_cause, score.top_culprit) for score in scores if score.named]
     assert len(named) <= 0.05 * len(scores), f"blamed without a fault: {named}"
