@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from jitterprof.analysis.memory import keep_freed
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -16,6 +18,7 @@ def on_all_cpus(work: Callable[[T], R], parts: Iterable[T]) -> list[R]:
 
 def one_by_one(work: Callable[[T], R], parts: Iterable[T]) -> Iterator[R]:
     """The same, each as soon as it and those before it are done: what the caller has no more use for is let go."""
+    keep_freed()
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         yield from pool.map(work, parts)
 

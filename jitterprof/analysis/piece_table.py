@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from jitterprof.analysis.memory import give_back
 from jitterprof.analysis.parallel import one_by_one
 from jitterprof.analysis.segments import Ints, Rows
 from jitterprof.model.ledger import PIECE_DTYPE
@@ -20,12 +21,18 @@ def rebuilt(pieces: Rows, change: Callable[[Rows], Rows], more: int, stretch: in
     A row's pieces are in one stretch. `more`: by so many pieces the table grows at most.
     """
     # What is not filled of it takes no memory.
-    table = np.empty(len(pieces) + more, PIECE_DTYPE)
+    table = empty_table(len(pieces) + more)
     filled = 0
     for part in one_by_one(lambda some: change(pieces[some]), stretches(pieces, stretch)):
         np.take(part, np.arange(len(part)), out=table[filled : filled + len(part)], mode="clip")
         filled += len(part)
     return table[:filled]
+
+
+def empty_table(size: int) -> Rows:
+    """A table for so many pieces, not filled."""
+    give_back()
+    return np.empty(size, PIECE_DTYPE)
 
 
 def stretches(pieces: Rows, stretch: int = STRETCH) -> list[slice]:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from jitterprof.analysis.account import Classes, classify
 from jitterprof.analysis.interaction import MAX_CAUSES, round_rows, shapley_coefficients
 from jitterprof.analysis.parallel import on_all_cpus, slices
+from jitterprof.analysis.piece_table import empty_table
 from jitterprof.analysis.replay import lindley, waits_of_periods
 from jitterprof.analysis.station import Ints, Losses, Station, merged, own_losses, station_of
 from jitterprof.model.cause import Cause
@@ -281,7 +282,7 @@ def _split(
     kept = place + count
     within = np.arange(len(at)) - np.repeat(first, count)
     where = np.repeat(place, count) + within
-    split = np.empty(len(pieces) + int(more.sum()), pieces.dtype)
+    split = empty_table(len(pieces) + int(more.sum()))
     old = np.ones(len(split), bool)
     old[where] = False
     stays = np.ones(len(pieces), bool)
