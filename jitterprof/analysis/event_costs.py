@@ -15,8 +15,9 @@ Counts = npt.NDArray[np.int32]
 
 @dataclass(frozen=True, slots=True)
 class UsualCounts:
-    """The medians of each shape, float64[shapes, EVENT_CLASSES]: these events are in its usual running time. `most`: if
-    all the missing records had been of the class."""
+    """The medians of each shape, float64[shapes, EVENT_CLASSES]: these events are in its usual running time. A missing
+    record may have been one more of the class, and then this is `most`. Or one of the class may be counted that was not
+    the longest interval of its interruption, since that one is missing: then it is `least`."""
 
     least: Floats
     most: Floats
@@ -35,6 +36,7 @@ class UsualCounts:
             least[place] = most[place] = np.median(met)
             if lost.any():
                 most[place] = np.median(met + lost[members[number]])
+                least[place] = np.median(np.maximum(met - lost[members[number]], 0))
 
         on_all_cpus(find, [(number, one) for number in range(shapes) for one in range(len(EVENT_CLASSES))])
         return UsualCounts(least, most)
@@ -43,9 +45,8 @@ class UsualCounts:
 def event_costs(counts: Counts, lost: Ints, shape: npt.NDArray[np.intp], usual: UsualCounts, price: Floats) -> Floats:
     """float64[requests, EVENT_CLASSES + 1], ns: what the events beyond the usual ones cost, at `price` each; and last,
     what those may cost that are missing, of which there may be `lost` per request."""
-    certain, possible = (
-        np.maximum(counts - np.ceil(of_shape)[shape], 0) * price for of_shape in (usual.most, usual.least)
-    )
+    certain = np.maximum(counts - lost[:, None] - np.ceil(usual.most)[shape], 0) * price
+    possible = np.maximum(counts - np.ceil(usual.least)[shape], 0) * price
     missing = (possible - certain).sum(axis=1) + lost * price.max(initial=0.0)
     return np.column_stack([certain, missing])
 

@@ -14,6 +14,7 @@ from jitterprof.analysis.calibration import HostCosts
 from jitterprof.analysis.cost_regression import HiddenCost, regress
 from jitterprof.analysis.event_costs import Counts, UsualCounts, event_costs, fitting
 from jitterprof.analysis.event_counts import EVENT_CLASSES, ClassedEvents, Ints
+from jitterprof.analysis.interruptions import ADJACENT_NS
 from jitterprof.analysis.parallel import on_all_cpus, slices
 from jitterprof.analysis.run_cuts import CLASSES, Bills, cut_run
 from jitterprof.analysis.segments import Rows
@@ -251,4 +252,6 @@ def _missing(mine: npt.NDArray[np.void], gaps: npt.NDArray[np.void] | None) -> I
         until: Ints = total[np.searchsorted(edge[order], time, "left")]
         return until
 
-    return lost_until(gaps["start_ns"], mine["end_ns"]) - lost_until(gaps["end_ns"], mine["start_ns"])
+    # A record beside the request may have been of the interruption that began or ended in it.
+    start, end = mine["start_ns"] - ADJACENT_NS, mine["end_ns"] + ADJACENT_NS
+    return lost_until(gaps["start_ns"], end) - lost_until(gaps["end_ns"], start)
