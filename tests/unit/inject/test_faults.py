@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from command import wait_until
 
-from jitterprof.inject import faults, storms
+from jitterprof.inject import burner, faults, storms
 from jitterprof.inject.burner import ordinary, real_time_allowed
 from jitterprof.inject.faults import FAULTS, VICTIM, fault_named, file_on_disk
 from jitterprof.inject.guard import remove_cgroup
@@ -116,7 +116,8 @@ def affinity() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("affinity")
-def test_a_loop_lasts_until_it_is_told_to_stop() -> None:
+def test_a_loop_lasts_until_it_is_told_to_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(burner, "weigh_more", lambda: None)
     with ordinary(Site(min(os.sched_getaffinity(0)), -1), 0) as pulse:
         stop = time.monotonic_ns() + 3_000_000
         taken = pulse(stop)
@@ -129,9 +130,11 @@ def test_the_victim_commits_its_own_faults_and_logs_them(tmp_path: Path, monkeyp
     planned = [Due(number, FAULTS.index(fault), number, fault.length_ns) for number, fault in enumerate(own)]
     table = Timetable.create(tmp_path / "table", planned)
     monkeypatch.setenv(TIMETABLE_ENV, str(tmp_path / "table"))
-    from jitterprof.inject.victim import build
+    from jitterprof.inject import victim
 
-    request = build()
+    # Its weight is that of its process and session: here those are the tests'.
+    monkeypatch.setattr(victim, "weigh_more", lambda: None)
+    request = victim.build()
     request()
     assert table.words[PID] == os.getpid() and not table.done(), "nothing before the measurement begins"
     table.words[EPOCH] = before = time.monotonic_ns()
