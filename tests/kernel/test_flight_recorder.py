@@ -148,7 +148,8 @@ def test_state_clocks_agree_with_the_events_where_there_are_both(tail: Recorded)
     classes = (STATE_DTYPE.names or ())[3:]
     by_clocks[rows[rows >= 0]] = sum(states[name][rows >= 0] for name in classes)
     seen = both & (lost == 0)
-    assert by_events[seen].sum() > 1_000_000
+    # On a quiet host a few ticks.
+    assert by_events[seen].sum() > 50_000
     # A clock is read just before and just after: now and then something happens in between.
     assert np.quantile(np.abs(by_events - by_clocks)[seen], 0.95) <= 20_000
 
