@@ -38,7 +38,7 @@ def interruptions(events: npt.NDArray[np.void]) -> Interruptions:
         return Interruptions(none, none, none, none, none)
     owner = np.concatenate([[0], np.cumsum((np.diff(cpu) != 0) | (np.diff(tid) != 0))])
     # One running maximum for all owners: times of the next one are lifted above everything before.
-    base, span = int(start.min()), int(end.max() - start.min()) + 2 * ADJACENT_NS
+    base, span = int(start.min()), int(end.max() - start.min()) + 2 * ADJACENT_NS + 1
     lift = owner * span - base
     reached = np.maximum.accumulate(end + lift)
     opens = np.concatenate([[True], start[1:] + lift[1:] > reached[:-1] + ADJACENT_NS])
