@@ -7,7 +7,6 @@ import numpy.typing as npt
 
 from jitterprof.analysis.culprits import Coder, CulpritKind, Tasks, coded, fault_codes, plain
 from jitterprof.analysis.evidence import FOREVER, Evidence
-from jitterprof.analysis.kthreads import InterruptThreads
 from jitterprof.analysis.segments import Finder, Intervals, Ints, Rows
 from jitterprof.analysis.syscalls import NO_SYSCALL, Family, families
 from jitterprof.model.cause import Cause
@@ -82,7 +81,6 @@ def classify(
     (FAULT records) that was under way, -1 for none. Where the evidence is not enough for a cause, the span is `unknown`
     and its culprit says where it was blocked.
     """
-    waking = InterruptThreads.of(evidence).as_interrupts(waking)
     flags, state = out["flags"], state_of(out)
     number = (out["a"] >> np.uint64(32)).astype(np.int64) & NO_SYSCALL
     family = families(number, evidence.machine)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jitterprof.analysis.culprits import Coder, CulpritKind, coded, plain
+from jitterprof.analysis.culprits import Coder, CulpritKind, Tasks, coded, plain
 from jitterprof.analysis.evidence import Evidence
 from jitterprof.analysis.kthreads import InterruptThreads
 from jitterprof.analysis.overlays import waiting_cpu
@@ -66,7 +66,7 @@ class Occupancy:
             code,
             Stretch(spans.group, spans.start, spans.end),
             Stretch(works.group, works.start, works.end),
-            InterruptThreads.of(evidence),
+            InterruptThreads.of(Tasks.of(evidence)),
         )
 
     def blame(self, segments: Rows, start: int, end: int) -> Rows:

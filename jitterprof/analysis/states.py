@@ -10,6 +10,7 @@ from jitterprof.analysis.blocking import Blocked, classify, covering, next_end, 
 from jitterprof.analysis.chain import Waits, join_false_wakes
 from jitterprof.analysis.culprits import Coder, CulpritKind, Tasks, coded, plain
 from jitterprof.analysis.evidence import FOREVER, Evidence
+from jitterprof.analysis.kthreads import InterruptThreads
 from jitterprof.analysis.losses import Anchors, Doubts, Losses, doubts, last_end
 from jitterprof.analysis.parallel import on_all_cpus
 from jitterprof.analysis.segments import (
@@ -157,6 +158,7 @@ class Circumstances:
     losses: Losses
     coder: Coder
     tasks: Tasks
+    interrupts: InterruptThreads
     anchors: Anchors
     fault_records: Rows
     faults: Intervals
@@ -167,11 +169,13 @@ class Circumstances:
         """Those of the threads `tids`. `anchors` name threads by tid."""
         known = np.flatnonzero(np.isin(anchors.thread, tids))
         faults, reclaims = evidence.of_kind(EventKind.FAULT), evidence.of_kind(EventKind.RECLAIM)
+        tasks = Tasks.of(evidence)
         return Circumstances(
             evidence,
             losses,
             coder,
-            Tasks.of(evidence),
+            tasks,
+            InterruptThreads.of(tasks),
             Anchors(np.searchsorted(tids, anchors.thread[known]), anchors.time[known], anchors.cpu[known]),
             faults,
             _by_thread(faults, tids),
@@ -340,6 +344,7 @@ def _off_cpu(episodes: Episodes, known: Circumstances) -> tuple[Rows, Waits]:
     cover_row = np.where(cover >= 0, known.faults.row[np.maximum(cover, 0)] if len(known.faults) else -1, -1)
     woken = spans.waking >= 0
     waking = episodes.records.take(np.maximum(spans.waking, 0))
+    waking = known.interrupts.as_interrupts(waking)
     blocked = classify(out, waking, woken, cover_row, known.fault_records, evidence, known.coder)
 
     cause = np.select(
